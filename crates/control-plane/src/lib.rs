@@ -1,0 +1,1 @@
+//! Functions, versions, roles and concurrency settings: their rules and states.

@@ -1,0 +1,2 @@
+//! The `firelet` binary.
+fn main() {}

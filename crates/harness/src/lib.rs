@@ -1,0 +1,1 @@
+//! Not shipped: real processes, clients and fixtures for whole-system tests.

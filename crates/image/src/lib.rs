@@ -1,0 +1,1 @@
+//! Function images from zip archives: hostile-input checks, deterministic unpacking, content addresses.

@@ -1,0 +1,1 @@
+//! Which language runtimes this host has, from where, and the root file system and bootstrap of each.

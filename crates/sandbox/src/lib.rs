@@ -1,0 +1,226 @@
+//! What isolates one execution environment from the host and from all others.
+//!
+//! Owns the [`Backend`] and [`Sandbox`] traits and the namespace backend. Knows nothing of Lambda: it is told which
+//! directories to mount where, which limits to enforce and which processes to run.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddrV4;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// A boxed future, because both traits are used as `dyn`; creation and teardown cost milliseconds, a box costs nothing.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a sandbox is made of. All paths on the left are the host's, all paths inside are absolute.
+#[derive(Debug, Clone)]
+pub struct SandboxSpec {
+    /// Unique among the live sandboxes of this backend; `[a-z0-9-]`, at most 40 characters.
+    pub id: String,
+    /// The read-only root file system.
+    pub root: RootFs,
+    /// Size that `/tmp` may grow to, in bytes. Enforced.
+    pub tmp_bytes: u64,
+    /// Limit on the memory of all processes together, in bytes. `/tmp` does not count where the backend can keep it out.
+    pub memory_bytes: u64,
+    /// CPU share in thousandths of one processor (1,000 = one full CPU).
+    pub cpu_millis: u32,
+    /// Limit on processes and threads together.
+    pub max_tasks: u32,
+    /// TCP addresses (loopback, inside the sandbox) to listen on before anything runs; handed back by
+    /// [`Sandbox::take_listeners`] in this order. The sockets live in the sandbox's network namespace, the host accepts.
+    pub listen: Vec<SocketAddrV4>,
+}
+
+/// A read-only root file system put together from host directories.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RootFs {
+    /// Bind mounts, parents first: host directory or file, path inside. All read-only, nosuid, nodev.
+    pub binds: Vec<Bind>,
+    /// Symbolic links: path inside, target as written.
+    pub symlinks: BTreeMap<PathBuf, PathBuf>,
+    /// Small files: path inside, content (mode 0644, owned by root).
+    pub files: BTreeMap<PathBuf, Vec<u8>>,
+    /// Empty directories to make (mount points of `binds`, `/tmp`, `/proc` and `/dev` are made anyway).
+    pub dirs: Vec<PathBuf>,
+}
+
+/// One read-only bind mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Existing host path.
+    pub source: PathBuf,
+    /// Absolute path inside the sandbox.
+    pub target: PathBuf,
+}
+
+/// A process to start inside a sandbox, as the unprivileged user, without capabilities, under the seccomp filter.
+#[derive(Debug, Clone)]
+pub struct ProcessSpec {
+    /// Program (absolute path inside) and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment; nothing is inherited.
+    pub env: Vec<(String, String)>,
+    /// Working directory inside.
+    pub cwd: PathBuf,
+    /// Name of the environment variable that tells the number of an extra pipe's write end
+    /// (Lambda's `_LAMBDA_TELEMETRY_LOG_FD`); its read end comes back as [`Process::log`].
+    pub log_fd_env: Option<String>,
+}
+
+/// A started process. Dropping it does not end it.
+#[derive(Debug)]
+pub struct Process {
+    /// Names the process in [`Sandbox::signal`].
+    pub id: ProcessId,
+    /// Read end of its standard output, non-blocking.
+    pub stdout: OwnedFd,
+    /// Read end of its standard error, non-blocking.
+    pub stderr: OwnedFd,
+    /// Read end of the extra pipe, if one was asked for, non-blocking.
+    pub log: Option<OwnedFd>,
+    /// Resolves once, when the process has ended. A sandbox that dies as a whole reports `Exit::Signal(9)`.
+    pub exit: tokio::sync::oneshot::Receiver<Exit>,
+}
+
+/// Numbers processes within one sandbox, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessId(pub u32);
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// `exit(code)`.
+    Code(i32),
+    /// Killed by a signal.
+    Signal(i32),
+}
+
+/// Signals that the platform sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM: the shutdown grace period begins.
+    Terminate,
+    /// SIGKILL.
+    Kill,
+}
+
+/// What a sandbox has used so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Highest memory use, in bytes, since creation or the last [`Sandbox::reset_peak`].
+    pub memory_peak_bytes: u64,
+    /// Memory in use now, in bytes.
+    pub memory_bytes: u64,
+    /// CPU time of all processes.
+    pub cpu: Duration,
+    /// How often the kernel killed for memory.
+    pub oom_kills: u64,
+}
+
+/// Makes sandboxes of one kind. Lives as long as the host; cheap to share behind an `Arc`.
+pub trait Backend: Send + Sync {
+    /// Short name for messages: `namespace`, `microvm`.
+    fn name(&self) -> &'static str;
+
+    /// Makes a sandbox in which no tenant process runs yet. Called once per environment, off the warm path.
+    fn create<'a>(&'a self, spec: SandboxSpec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, CreateError>>;
+
+    /// Ends every sandbox and removes what the backend left on the host. Called once, last.
+    fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()>;
+}
+
+/// One sandbox. Dropping it without [`Sandbox::destroy`] still kills everything inside, without waiting for it.
+pub trait Sandbox: Send + Sync {
+    /// The listening sockets of [`SandboxSpec::listen`], in order; empty the second time.
+    fn take_listeners(&mut self) -> Vec<std::net::TcpListener>;
+
+    /// Starts a process. Allowed in a thawed sandbox at any time, also after another process ended.
+    fn spawn<'a>(&'a self, process: ProcessSpec) -> BoxFuture<'a, Result<Process, SpawnError>>;
+
+    /// Sends a signal; a process that has already ended is not an error.
+    fn signal(&self, process: ProcessId, signal: Signal);
+
+    /// Kills every tenant process (not the sandbox): used when an environment is reset. `/tmp` stays.
+    fn kill_all<'a>(&'a self) -> BoxFuture<'a, ()>;
+
+    /// Stops all tenant processes where they are. Idempotent. Costs microseconds: called between invocations.
+    fn freeze(&self) -> Result<(), FreezeError>;
+
+    /// Lets them go on. Idempotent, on the warm path.
+    fn thaw(&self) -> Result<(), FreezeError>;
+
+    /// What has been used so far. Costs microseconds.
+    fn usage(&self) -> Usage;
+
+    /// Starts a new measurement of [`Usage::memory_peak_bytes`], where the kernel can.
+    fn reset_peak(&self);
+
+    /// Kills everything and removes all that the sandbox had on the host. Off the request path.
+    fn destroy(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// Why a sandbox could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// A step of the set-up failed.
+    #[error("could not make the sandbox: {step}")]
+    Step {
+        /// What was being done, with the path or name concerned.
+        step: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The host is out of something (disk, cgroups, processes).
+    #[error("this host has no room for another sandbox: {0}")]
+    NoRoom(String),
+    /// The backend is shutting down or its supervisor died.
+    #[error("the sandbox supervisor is gone")]
+    SupervisorGone,
+}
+
+/// Why a process could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The program could not be executed (absent, not executable, wrong architecture).
+    #[error("fork/exec {program}")]
+    Exec {
+        /// Path inside the sandbox.
+        program: String,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// The working directory is not there.
+    #[error("working directory {path}")]
+    Cwd {
+        /// Path inside the sandbox.
+        path: String,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// The sandbox has ended.
+    #[error("the sandbox has ended")]
+    SandboxGone,
+    /// Anything else on the way to the start.
+    #[error("could not start {program}: {step}")]
+    Step {
+        /// Path inside the sandbox.
+        program: String,
+        /// What was being done.
+        step: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+/// Why freezing or thawing failed; the environment is to be discarded.
+#[derive(Debug, thiserror::Error)]
+#[error("could not change the freezer state of sandbox {id}")]
+pub struct FreezeError {
+    /// The sandbox.
+    pub id: String,
+    /// The kernel's reason.
+    pub source: std::io::Error,
+}

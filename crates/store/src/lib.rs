@@ -1,0 +1,1 @@
+//! Metadata and blobs: traits, SQLite and file backends, one contract suite.

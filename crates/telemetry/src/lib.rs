@@ -1,0 +1,1 @@
+//! Log storage and queries, log line formats, metering.

@@ -1,0 +1,1 @@
+//! A host: environment lifecycle, code cache, log capture.
