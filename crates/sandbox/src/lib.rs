@@ -3,6 +3,11 @@
 //! Owns the [`Backend`] and [`Sandbox`] traits and the namespace backend. Knows nothing of Lambda: it is told which
 //! directories to mount where, which limits to enforce and which processes to run.
 
+pub mod cgroup;
+pub mod host;
+pub mod net;
+pub mod tmp_disk;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddrV4;
