@@ -46,7 +46,7 @@ async fn reads_what_was_committed(store: &dyn Metadata) {
     }
     let keys: Vec<_> = store.load("order").await.unwrap().into_iter().map(|(key, _)| key).collect();
     assert_eq!(keys, ["", "%", "'", "Z", "a\u{0}b", "a/b", "é"]);
-    assert_eq!(store.commit(vec![]).await.unwrap(), []);
+    assert!(store.commit(vec![]).await.unwrap().is_empty());
 }
 
 async fn conflicts_apply_nothing(store: &dyn Metadata) {
