@@ -1,0 +1,41 @@
+# The project's chores. `scripts/just` runs this file where `just` is not installed.
+
+# lists the chores
+default:
+    @just --list
+
+# everything that continuous integration runs
+ci:
+    .ci/run
+
+# format, lints, crate edges, licences
+check:
+    scripts/check
+
+# every test: Rust, bootstraps, whole system with the AWS CLI and boto3
+test *only:
+    scripts/test {{only}}
+
+# formats all Rust code
+fmt:
+    cargo fmt --all
+
+# the lints alone
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# builds, installs what is missing and serves; arguments go to `firelet serve`
+serve *arguments:
+    scripts/serve {{arguments}}
+
+# measures a release build beside its peers and prints the table
+bench *arguments:
+    scripts/bench {{arguments}}
+
+# regenerates the service model's tables from botocore's model
+model *arguments:
+    cargo run -q -p xtask -- model {{arguments}}
+
+# runs one fuzz target for a minute (needs cargo-fuzz and a nightly toolchain)
+fuzz target seconds="60":
+    cargo fuzz run --fuzz-dir fuzz {{target}} -- -max_total_time={{seconds}}
