@@ -2,6 +2,8 @@
 //!
 //! The decision itself is a pure core; this module's [`WorkerManager`] drives it with real environments.
 
+pub mod pool;
+
 use std::sync::Arc;
 
 use worker::{EnvironmentSpec, InvokeReply, InvokeRequest, VersionKey};
@@ -54,7 +56,11 @@ pub struct ProvisionedStatus {
 
 impl WorkerManager {
     /// Runs one invocation to its answer. Dropping the future gives up the answer, not the invocation.
-    pub async fn invoke(&self, spec: &Arc<EnvironmentSpec>, request: InvokeRequest) -> Result<InvokeReply, InvokeError> {
+    pub async fn invoke(
+        &self,
+        spec: &Arc<EnvironmentSpec>,
+        request: InvokeRequest,
+    ) -> Result<InvokeReply, InvokeError> {
         let _ = (spec, request);
         Err(InvokeError::ShuttingDown)
     }

@@ -3,6 +3,7 @@
 //! Says nothing about which environment serves which invocation (that is `worker-manager`) and knows no HTTP API but
 //! the Runtime API that it hosts for each environment.
 
+pub mod lifecycle;
 pub mod spec;
 
 pub use spec::{

@@ -1,0 +1,552 @@
+//! The life of one execution environment, as a state machine without I/O.
+//!
+//! ```text
+//!            Begin                 InitDone                    Invoke
+//!   Created ------> Initializing -----------> Ready ------------------------> Invoking
+//!                        |                      ^  |FreezeDue: freeze          |  |Outcome: reply
+//!      InitError, exit,  |                      |  |Exited                     |  v
+//!      10 s passed       v        Cleared       |  v              Idle         | (settling)
+//!                   Clearing ---------------> Broken <---.  <------------------+--'
+//!                        ^                      |        | Clearing            | exit, timeout
+//!                        |                      | Invoke: initialize again     |
+//!                        |                      v  inside the invocation       |
+//!                        '------------- Initializing (phase invoke) <----------'
+//!   any state but Ended --Shutdown--> Ended
+//! ```
+//!
+//! The owner (see [`crate::environment`]) feeds events and carries out the returned actions in order. What a failed
+//! runtime leaves behind is killed before anything else runs (`Clearing`); the sandbox and its `/tmp` stay, as on
+//! Lambda. A sandbox that misbehaves is never reused: the owner ends the environment.
+
+use std::time::{Duration, Instant};
+
+/// How long the first initialization may take before it is abandoned and done again inside the first invocation.
+pub const INIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// In which phase an initialization runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Before any invocation, limited to [`INIT_TIMEOUT`] (or more where the environment is provisioned).
+    Init,
+    /// Again, inside an invocation, under the function's timeout.
+    Invoke,
+}
+
+/// How something ended, for the REPORT lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// As it should.
+    Success,
+    /// The runtime crashed, could not start or broke a rule; the error type says which.
+    Error(String),
+    /// The deadline passed.
+    Timeout,
+}
+
+/// An error made by the platform or posted by the runtime; becomes the payload that the caller reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// `Runtime.ExitError`, `Sandbox.Timedout`, ...
+    pub error_type: String,
+    /// The payload as the runtime posted it, or none where the platform words it from `message`.
+    pub posted: Option<Vec<u8>>,
+    /// The platform's text, without the `RequestId: ... Error: ` in front.
+    pub message: String,
+}
+
+/// What a runtime answered to an invocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Something for the caller: a response or a handled error. The owner keeps the bytes.
+    Delivered,
+    /// The answer broke a rule of the Runtime API (too large, cut off, unknown mode).
+    Refused(Failure),
+}
+
+/// What happens to an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The sandbox is there: start the first initialization.
+    Begin,
+    /// The runtime could not be started.
+    SpawnFailed(Failure),
+    /// Runtime and extensions are waiting for the first invocation.
+    InitDone,
+    /// The runtime or an extension gave up during its initialization.
+    InitError(Failure),
+    /// An invocation. Legal in `Ready` and `Broken` only.
+    Invoke {
+        /// The function's timeout.
+        timeout: Duration,
+        /// Whether the reply waits for the end of the invocation's log.
+        tail: bool,
+    },
+    /// The runtime answered the invocation.
+    Answered(Answer),
+    /// Runtime and extensions are waiting for the next invocation.
+    Idle,
+    /// The runtime process (or an extension) ended.
+    Exited(Failure),
+    /// The time set by [`Action::SetDeadline`] came.
+    DeadlinePassed,
+    /// The time set by [`Action::FreezeSoon`] came.
+    FreezeDue,
+    /// [`Action::Clear`] is done: no process is left in the sandbox.
+    Cleared,
+    /// The environment is to end.
+    Shutdown,
+}
+
+/// What the owner is to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Start extensions and runtime, after writing INIT_START where `announce` says so.
+    StartRuntime {
+        /// Whether this is the environment's first initialization.
+        announce: bool,
+    },
+    /// Wake me with [`Event::DeadlinePassed`] at this time, unless it is changed or cleared before.
+    SetDeadline(Instant),
+    /// No deadline is pending any more.
+    ClearDeadline,
+    /// Write the INIT_REPORT line.
+    ReportInit {
+        /// Phase of the initialization.
+        phase: Phase,
+        /// How long it took.
+        duration: Duration,
+        /// How it ended.
+        status: Status,
+    },
+    /// Write the START line; the invocation begins.
+    LogStart,
+    /// Let the processes go on.
+    Thaw,
+    /// Hand the invocation to the runtime.
+    Deliver,
+    /// Take the invocation away from the runtime: an answer that comes now is late.
+    Abandon,
+    /// Give the caller what the runtime answered.
+    ReplyAnswer,
+    /// Give the caller this failure.
+    ReplyFailure(Failure),
+    /// Give the caller the message that the function timed out after so long.
+    ReplyTimeout(Duration),
+    /// Write END and REPORT.
+    LogEnd {
+        /// From START to the end.
+        duration: Duration,
+        /// The initialization before this invocation, if it was the first.
+        init: Option<Duration>,
+        /// How it ended.
+        status: Status,
+    },
+    /// Tell the manager that the first initialization is over. When it failed, an invocation will try again.
+    NotifyReady {
+        /// Whether it succeeded.
+        initialized: bool,
+    },
+    /// Tell the manager that the answer is out and that the environment will soon be free.
+    NotifySettling,
+    /// Tell the manager that the next invocation may come.
+    NotifyIdle,
+    /// Wake me with [`Event::FreezeDue`] when nothing has come for a moment.
+    FreezeSoon,
+    /// Stop the processes where they are.
+    Freeze,
+    /// Kill all processes in the sandbox, then send [`Event::Cleared`].
+    Clear {
+        /// What the extensions are told.
+        timed_out: bool,
+    },
+    /// End everything. The machine takes no further event.
+    TearDown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Invocation {
+    started: Instant,
+    timeout: Duration,
+    tail: bool,
+    answer: Option<Answer>,
+}
+
+impl Invocation {
+    fn new(started: Instant, timeout: Duration, tail: bool) -> Self {
+        Self { started, timeout, tail, answer: None }
+    }
+
+    fn deadline(&self) -> Instant {
+        self.started + self.timeout
+    }
+
+    /// The reply that became due when the runtime answered, but for a caller who waits for the log.
+    fn reply_at_answer(&self) -> Option<Action> {
+        if self.tail { None } else { self.answer.as_ref().map(Self::reply) }
+    }
+
+    /// The reply that is due at the end: the answer kept for the log's sake, or `unanswered` where none came.
+    fn reply_at_end(&self, unanswered: Action) -> Option<Action> {
+        match &self.answer {
+            None => Some(unanswered),
+            Some(answer) => self.tail.then(|| Self::reply(answer)),
+        }
+    }
+
+    fn reply(answer: &Answer) -> Action {
+        match answer {
+            Answer::Delivered => Action::ReplyAnswer,
+            Answer::Refused(failure) => Action::ReplyFailure(failure.clone()),
+        }
+    }
+
+    /// How an invocation that the runtime finished by itself is reported.
+    fn status(&self) -> Status {
+        match &self.answer {
+            Some(Answer::Refused(failure)) => Status::Error(failure.error_type.clone()),
+            Some(Answer::Delivered) | None => Status::Success,
+        }
+    }
+}
+
+/// Whom to tell once the sandbox has been cleared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AfterClear {
+    FirstInitFailed,
+    Idle,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Created,
+    Initializing { started: Instant, invocation: Option<Invocation> },
+    Ready { frozen: bool },
+    Invoking(Invocation),
+    Clearing(AfterClear),
+    Broken,
+    Ended,
+}
+
+/// The machine. One owner, no clock of its own.
+#[derive(Debug)]
+pub struct Machine {
+    state: State,
+    init_timeout: Duration,
+    /// Duration of the first initialization until an invocation has reported it.
+    unreported_init: Option<Duration>,
+    announced: bool,
+    report_init_success: bool,
+}
+
+/// An event that the state does not allow: a bug in the owner, who discards the environment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an environment in state {state} cannot take {event}")]
+pub struct IllegalEvent {
+    /// Name and data of the state.
+    pub state: String,
+    /// Name and data of the event.
+    pub event: String,
+}
+
+impl Machine {
+    /// A machine whose sandbox is being made. `report_init_success` is set where INIT_REPORT is written for a
+    /// successful initialization too (provisioned concurrency).
+    pub fn new(init_timeout: Duration, report_init_success: bool) -> Self {
+        Self { state: State::Created, init_timeout, unreported_init: None, announced: false, report_init_success }
+    }
+
+    /// Whether the environment has ended.
+    pub fn has_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    /// Whether an invocation may be handed in now.
+    pub fn can_invoke(&self) -> bool {
+        matches!(self.state, State::Ready { .. } | State::Broken)
+    }
+
+    /// Takes one event; returns what to do.
+    pub fn step(&mut self, event: Event, now: Instant) -> Result<Vec<Action>, IllegalEvent> {
+        if event == Event::Shutdown {
+            return Ok(self.shut_down(now));
+        }
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Created => self.created(event, now),
+            State::Initializing { started, invocation } => self.initializing(started, invocation, event, now),
+            State::Ready { frozen } => self.ready(frozen, event, now),
+            State::Invoking(invocation) => self.invoking(invocation, event, now),
+            State::Clearing(then) => self.clearing(then, event),
+            State::Broken => self.broken(event, now),
+            State::Ended => Ok(vec![]),
+        }
+    }
+
+    fn created(&mut self, event: Event, now: Instant) -> Result<Vec<Action>, IllegalEvent> {
+        match event {
+            Event::Begin => Ok(self.initialize(None, now)),
+            other => self.refuse(State::Created, other),
+        }
+    }
+
+    fn initialize(&mut self, invocation: Option<Invocation>, now: Instant) -> Vec<Action> {
+        let deadline = invocation.as_ref().map_or(now + self.init_timeout, Invocation::deadline);
+        self.state = State::Initializing { started: now, invocation };
+        let announce = !std::mem::replace(&mut self.announced, true);
+        vec![Action::SetDeadline(deadline), Action::StartRuntime { announce }]
+    }
+
+    fn initializing(
+        &mut self,
+        started: Instant,
+        invocation: Option<Invocation>,
+        event: Event,
+        now: Instant,
+    ) -> Result<Vec<Action>, IllegalEvent> {
+        let duration = now - started;
+        match event {
+            Event::InitDone => Ok(self.initialized(duration, invocation)),
+            Event::SpawnFailed(failure) | Event::InitError(failure) | Event::Exited(failure) => {
+                Ok(self.init_failed(duration, invocation, failure, now))
+            }
+            Event::DeadlinePassed => Ok(self.init_timed_out(duration, invocation, now)),
+            // A runtime that was frozen or killed earlier may still be heard of.
+            Event::FreezeDue | Event::Idle => {
+                self.state = State::Initializing { started, invocation };
+                Ok(vec![])
+            }
+            other => self.refuse(State::Initializing { started, invocation }, other),
+        }
+    }
+
+    fn initialized(&mut self, duration: Duration, invocation: Option<Invocation>) -> Vec<Action> {
+        match invocation {
+            None => {
+                self.unreported_init = Some(duration);
+                self.state = State::Ready { frozen: false };
+                let mut actions = vec![Action::ClearDeadline];
+                if self.report_init_success {
+                    actions.push(Action::ReportInit { phase: Phase::Init, duration, status: Status::Success });
+                }
+                actions.extend([Action::NotifyReady { initialized: true }, Action::FreezeSoon]);
+                actions
+            }
+            Some(invocation) => {
+                self.state = State::Invoking(invocation);
+                vec![Action::Deliver]
+            }
+        }
+    }
+
+    fn init_failed(
+        &mut self,
+        duration: Duration,
+        invocation: Option<Invocation>,
+        failure: Failure,
+        now: Instant,
+    ) -> Vec<Action> {
+        let status = Status::Error(failure.error_type.clone());
+        let report = |phase| Action::ReportInit { phase, duration, status: status.clone() };
+        match invocation {
+            None => {
+                self.state = State::Clearing(AfterClear::FirstInitFailed);
+                vec![Action::ClearDeadline, report(Phase::Init), Action::Clear { timed_out: false }]
+            }
+            Some(invocation) => {
+                self.state = State::Clearing(AfterClear::Idle);
+                vec![
+                    Action::ClearDeadline,
+                    report(Phase::Invoke),
+                    Action::LogEnd { duration: now - invocation.started, init: None, status: status.clone() },
+                    Action::ReplyFailure(failure),
+                    Action::Clear { timed_out: false },
+                ]
+            }
+        }
+    }
+
+    fn init_timed_out(&mut self, duration: Duration, invocation: Option<Invocation>, now: Instant) -> Vec<Action> {
+        let report = |phase| Action::ReportInit { phase, duration, status: Status::Timeout };
+        match invocation {
+            None => {
+                self.state = State::Clearing(AfterClear::FirstInitFailed);
+                vec![report(Phase::Init), Action::Clear { timed_out: true }]
+            }
+            Some(invocation) => {
+                self.state = State::Clearing(AfterClear::Idle);
+                let mut actions = vec![report(Phase::Invoke)];
+                actions.extend(Self::time_out(&invocation, None, now));
+                actions
+            }
+        }
+    }
+
+    fn time_out(invocation: &Invocation, init: Option<Duration>, now: Instant) -> Vec<Action> {
+        let mut actions =
+            vec![Action::LogEnd { duration: now - invocation.started, init, status: Status::Timeout }, Action::Abandon];
+        actions.extend(invocation.reply_at_end(Action::ReplyTimeout(invocation.timeout)));
+        actions.push(Action::Clear { timed_out: true });
+        actions
+    }
+
+    fn ready(&mut self, frozen: bool, event: Event, now: Instant) -> Result<Vec<Action>, IllegalEvent> {
+        match event {
+            Event::Invoke { timeout, tail } => {
+                let invocation = Invocation::new(now, timeout, tail);
+                let mut actions = Vec::with_capacity(4);
+                if frozen {
+                    actions.push(Action::Thaw);
+                }
+                actions.extend([Action::LogStart, Action::SetDeadline(invocation.deadline()), Action::Deliver]);
+                self.state = State::Invoking(invocation);
+                Ok(actions)
+            }
+            Event::FreezeDue => {
+                self.state = State::Ready { frozen: true };
+                Ok(if frozen { vec![] } else { vec![Action::Freeze] })
+            }
+            Event::Exited(_) => {
+                // Seen by the next invocation only, which initializes anew.
+                self.state = State::Broken;
+                Ok(vec![])
+            }
+            Event::DeadlinePassed | Event::Idle => {
+                self.state = State::Ready { frozen };
+                Ok(vec![])
+            }
+            other => self.refuse(State::Ready { frozen }, other),
+        }
+    }
+
+    fn invoking(
+        &mut self,
+        mut invocation: Invocation,
+        event: Event,
+        now: Instant,
+    ) -> Result<Vec<Action>, IllegalEvent> {
+        match event {
+            Event::Answered(answer) if invocation.answer.is_none() => {
+                invocation.answer = Some(answer);
+                let mut actions: Vec<Action> = invocation.reply_at_answer().into_iter().collect();
+                actions.push(Action::NotifySettling);
+                self.state = State::Invoking(invocation);
+                Ok(actions)
+            }
+            Event::Idle if invocation.answer.is_some() => {
+                self.state = State::Ready { frozen: false };
+                let duration = now - invocation.started;
+                let init = self.unreported_init.take();
+                let mut actions =
+                    vec![Action::ClearDeadline, Action::LogEnd { duration, init, status: invocation.status() }];
+                actions.extend(invocation.reply_at_end(Action::ReplyAnswer));
+                actions.extend([Action::NotifyIdle, Action::FreezeSoon]);
+                Ok(actions)
+            }
+            Event::Exited(failure) => {
+                let duration = now - invocation.started;
+                let init = self.unreported_init.take();
+                let status = Status::Error(failure.error_type.clone());
+                self.state = State::Clearing(AfterClear::Idle);
+                let mut actions =
+                    vec![Action::ClearDeadline, Action::LogEnd { duration, init, status }, Action::Abandon];
+                actions.extend(invocation.reply_at_end(Action::ReplyFailure(failure)));
+                actions.push(Action::Clear { timed_out: false });
+                Ok(actions)
+            }
+            Event::DeadlinePassed => {
+                let init = self.unreported_init.take();
+                self.state = State::Clearing(AfterClear::Idle);
+                Ok(Self::time_out(&invocation, init, now))
+            }
+            Event::FreezeDue | Event::Idle | Event::Answered(_) => {
+                self.state = State::Invoking(invocation);
+                Ok(vec![])
+            }
+            other => self.refuse(State::Invoking(invocation), other),
+        }
+    }
+
+    fn clearing(&mut self, then: AfterClear, event: Event) -> Result<Vec<Action>, IllegalEvent> {
+        match event {
+            Event::Cleared => {
+                self.state = State::Broken;
+                Ok(vec![match then {
+                    AfterClear::FirstInitFailed => Action::NotifyReady { initialized: false },
+                    AfterClear::Idle => Action::NotifyIdle,
+                }])
+            }
+            // The dying processes and their last words.
+            Event::Exited(_)
+            | Event::Answered(_)
+            | Event::Idle
+            | Event::InitDone
+            | Event::InitError(_)
+            | Event::SpawnFailed(_)
+            | Event::DeadlinePassed
+            | Event::FreezeDue => {
+                self.state = State::Clearing(then);
+                Ok(vec![])
+            }
+            other => self.refuse(State::Clearing(then), other),
+        }
+    }
+
+    fn broken(&mut self, event: Event, now: Instant) -> Result<Vec<Action>, IllegalEvent> {
+        match event {
+            Event::Invoke { timeout, tail } => {
+                self.unreported_init = None;
+                let invocation = Invocation::new(now, timeout, tail);
+                let mut actions = vec![Action::Thaw, Action::LogStart];
+                actions.extend(self.initialize(Some(invocation), now));
+                Ok(actions)
+            }
+            Event::Exited(_)
+            | Event::Answered(_)
+            | Event::Idle
+            | Event::InitDone
+            | Event::InitError(_)
+            | Event::DeadlinePassed
+            | Event::FreezeDue => {
+                self.state = State::Broken;
+                Ok(vec![])
+            }
+            other => self.refuse(State::Broken, other),
+        }
+    }
+
+    fn shut_down(&mut self, now: Instant) -> Vec<Action> {
+        let gone = Failure {
+            error_type: "Sandbox.Failure".to_owned(),
+            posted: None,
+            message: "the server is shutting down".to_owned(),
+        };
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Ended => vec![],
+            State::Initializing { invocation: Some(invocation), .. } | State::Invoking(invocation) => {
+                let status = Status::Error(gone.error_type.clone());
+                let mut actions = vec![Action::LogEnd {
+                    duration: now - invocation.started,
+                    init: self.unreported_init.take(),
+                    status,
+                }];
+                actions.extend(invocation.reply_at_end(Action::ReplyFailure(gone)));
+                actions.push(Action::TearDown);
+                actions
+            }
+            State::Ready { frozen: true } => vec![Action::Thaw, Action::TearDown],
+            State::Created
+            | State::Initializing { invocation: None, .. }
+            | State::Ready { frozen: false }
+            | State::Clearing(_)
+            | State::Broken => vec![Action::TearDown],
+        }
+    }
+
+    fn refuse(&mut self, state: State, event: Event) -> Result<Vec<Action>, IllegalEvent> {
+        let error = IllegalEvent { state: format!("{state:?}"), event: format!("{event:?}") };
+        self.state = state;
+        Err(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! The machine against single scenarios, and against a plain model under random events.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn failure(kind: &str) -> Failure {
+    Failure { error_type: kind.to_owned(), posted: None, message: "gone".to_owned() }
+}
+
+struct Driven {
+    machine: Machine,
+    now: Instant,
+}
+
+impl Driven {
+    fn new() -> Self {
+        Self { machine: Machine::new(INIT_TIMEOUT, false), now: Instant::now() }
+    }
+
+    fn after(&mut self, ms: u64, event: Event) -> Vec<Action> {
+        self.now += Duration::from_millis(ms);
+        self.machine.step(event, self.now).expect("a legal event")
+    }
+
+    fn ready() -> Self {
+        let mut driven = Self::new();
+        driven.after(0, Event::Begin);
+        driven.after(40, Event::InitDone);
+        driven
+    }
+
+    fn invoke(&mut self, tail: bool) -> Vec<Action> {
+        self.after(1, Event::Invoke { timeout: Duration::from_secs(3), tail })
+    }
+}
+
+#[test]
+fn a_first_invocation_reports_the_initialization_and_a_second_one_does_not() {
+    let mut driven = Driven::ready();
+    driven.invoke(false);
+    assert_eq!(driven.after(2, Event::Answered(Answer::Delivered)), [Action::ReplyAnswer, Action::NotifySettling]);
+    let end = driven.after(1, Event::Idle);
+    assert_eq!(
+        end[1],
+        Action::LogEnd {
+            duration: Duration::from_millis(3),
+            init: Some(Duration::from_millis(40)),
+            status: Status::Success
+        }
+    );
+    driven.invoke(false);
+    driven.after(1, Event::Answered(Answer::Delivered));
+    let end = driven.after(0, Event::Idle);
+    assert!(matches!(end[1], Action::LogEnd { init: None, .. }));
+}
+
+#[test]
+fn a_caller_who_wants_the_log_is_answered_after_the_report() {
+    let mut driven = Driven::ready();
+    driven.invoke(true);
+    assert_eq!(driven.after(1, Event::Answered(Answer::Delivered)), [Action::NotifySettling]);
+    let end = driven.after(1, Event::Idle);
+    let report = end.iter().position(|a| matches!(a, Action::LogEnd { .. }));
+    let reply = end.iter().position(|a| *a == Action::ReplyAnswer);
+    assert!(report.is_some() && report < reply, "{end:?}");
+}
+
+#[test]
+fn a_failed_first_initialization_is_done_again_inside_the_first_invocation() {
+    let mut driven = Driven::new();
+    driven.after(0, Event::Begin);
+    let actions = driven.after(5, Event::InitError(failure("Runtime.ImportModuleError")));
+    assert!(actions.contains(&Action::Clear { timed_out: false }), "{actions:?}");
+    assert_eq!(driven.after(1, Event::Cleared), [Action::NotifyReady { initialized: false }]);
+    let actions = driven.invoke(false);
+    assert!(actions.contains(&Action::StartRuntime { announce: false }), "{actions:?}");
+    let actions = driven.after(5, Event::InitError(failure("Runtime.ImportModuleError")));
+    assert!(actions.contains(&Action::ReplyFailure(failure("Runtime.ImportModuleError"))), "{actions:?}");
+    assert_eq!(driven.after(1, Event::Cleared), [Action::NotifyIdle]);
+    assert!(driven.machine.can_invoke());
+}
+
+#[test]
+fn an_initialization_that_takes_ten_seconds_is_given_up_and_later_runs_under_the_functions_timeout() {
+    let mut driven = Driven::new();
+    let actions = driven.after(0, Event::Begin);
+    assert_eq!(actions[0], Action::SetDeadline(driven.now + Duration::from_secs(10)));
+    let actions = driven.after(10_000, Event::DeadlinePassed);
+    assert!(matches!(&actions[0], Action::ReportInit { phase: Phase::Init, status: Status::Timeout, .. }));
+    driven.after(1, Event::Cleared);
+    let actions = driven.invoke(false);
+    assert!(actions.contains(&Action::SetDeadline(driven.now + Duration::from_secs(3))), "{actions:?}");
+    let actions = driven.after(3_000, Event::DeadlinePassed);
+    assert!(actions.contains(&Action::ReplyTimeout(Duration::from_secs(3))), "{actions:?}");
+}
+
+#[test]
+fn a_timeout_replies_before_it_clears_and_the_next_invocation_starts_afresh() {
+    let mut driven = Driven::ready();
+    driven.invoke(false);
+    let actions = driven.after(3_000, Event::DeadlinePassed);
+    assert_eq!(
+        actions[1..],
+        [Action::Abandon, Action::ReplyTimeout(Duration::from_secs(3)), Action::Clear { timed_out: true }]
+    );
+    driven.after(1, Event::Cleared);
+    let actions = driven.invoke(false);
+    assert!(actions.contains(&Action::StartRuntime { announce: false }), "{actions:?}");
+}
+
+#[test]
+fn an_answer_that_the_runtime_api_refused_reaches_the_caller_and_the_report() {
+    let mut driven = Driven::ready();
+    driven.invoke(false);
+    let too_large = failure("Function.ResponseSizeTooLarge");
+    let actions = driven.after(1, Event::Answered(Answer::Refused(too_large.clone())));
+    assert_eq!(actions, [Action::ReplyFailure(too_large), Action::NotifySettling]);
+    let actions = driven.after(1, Event::Idle);
+    assert!(
+        matches!(&actions[1], Action::LogEnd { status: Status::Error(kind), .. } if kind == "Function.ResponseSizeTooLarge")
+    );
+}
+
+#[test]
+fn a_frozen_environment_is_thawed_before_it_is_handed_an_invocation() {
+    let mut driven = Driven::ready();
+    assert_eq!(driven.after(10, Event::FreezeDue), [Action::Freeze]);
+    assert_eq!(driven.invoke(false)[0], Action::Thaw);
+}
+
+#[test]
+fn a_busy_environment_is_not_frozen() {
+    let mut driven = Driven::ready();
+    driven.invoke(false);
+    assert_eq!(driven.after(10, Event::FreezeDue), []);
+}
+
+/// What may be seen from outside, kept without any knowledge of the machine's states.
+#[derive(Default)]
+struct Observed {
+    invoked: u32,
+    replied: u32,
+    started: u32,
+    ended_logs: u32,
+    running: bool,
+    frozen: bool,
+    offered: bool,
+    clearing: bool,
+    down: bool,
+}
+
+impl Observed {
+    fn take(&mut self, actions: &[Action]) {
+        for action in actions {
+            assert!(!self.down, "an action after the end: {action:?}");
+            match action {
+                Action::StartRuntime { .. } => {
+                    assert!(!self.running && !self.clearing, "a second runtime beside a live one");
+                    assert!(!self.frozen, "a runtime started in a frozen sandbox");
+                    self.running = true;
+                }
+                Action::LogStart => self.started += 1,
+                Action::LogEnd { .. } => self.ended_logs += 1,
+                Action::Deliver => assert!(self.running && !self.frozen, "an invocation for a runtime that cannot run"),
+                Action::ReplyAnswer | Action::ReplyFailure(_) | Action::ReplyTimeout(_) => self.replied += 1,
+                Action::NotifyReady { .. } | Action::NotifyIdle => self.offered = true,
+                Action::Freeze => {
+                    assert!(self.offered, "a busy environment was frozen");
+                    self.frozen = true;
+                }
+                Action::Thaw => self.frozen = false,
+                Action::Clear { .. } => {
+                    self.running = false;
+                    self.clearing = true;
+                }
+                Action::TearDown => self.down = true,
+                Action::SetDeadline(_)
+                | Action::ClearDeadline
+                | Action::ReportInit { .. }
+                | Action::Abandon
+                | Action::NotifySettling
+                | Action::FreezeSoon => {}
+            }
+            assert!(self.replied <= self.invoked, "an invocation was answered twice");
+            assert!(self.ended_logs <= self.started, "an invocation was logged as ended twice");
+        }
+    }
+}
+
+fn any_event() -> impl Strategy<Value = u8> {
+    0u8..10
+}
+
+proptest! {
+    #[test]
+    fn every_invocation_is_answered_once_whatever_happens(
+        events in prop::collection::vec((any_event(), 0u64..5_000, any::<bool>()), 0..80),
+    ) {
+        let mut driven = Driven::new();
+        let mut seen = Observed::default();
+        seen.take(&driven.after(0, Event::Begin));
+        for (kind, wait, tail) in events {
+            let event = match kind {
+                0 => Event::InitDone,
+                1 => Event::InitError(failure("Runtime.Unknown")),
+                2 | 3 => Event::Invoke { timeout: Duration::from_secs(1), tail },
+                4 => Event::Answered(if tail { Answer::Delivered } else { Answer::Refused(failure("Function.Unknown")) }),
+                5 => Event::Idle,
+                6 => Event::Exited(failure("Runtime.ExitError")),
+                7 => Event::DeadlinePassed,
+                8 => Event::FreezeDue,
+                _ => Event::Cleared,
+            };
+            // The owner's part of the contract: events that it sends only when they can be.
+            let possible = match &event {
+                Event::Invoke { .. } => seen.offered && driven.machine.can_invoke(),
+                Event::Cleared => seen.clearing,
+                Event::InitDone | Event::InitError(_) => {
+                    seen.running && matches!(driven.machine.state, State::Initializing { .. })
+                }
+                Event::Answered(_) => matches!(driven.machine.state, State::Invoking(_)),
+                Event::Exited(_) => seen.running,
+                _ => true,
+            };
+            if !possible {
+                continue;
+            }
+            match &event {
+                Event::Invoke { .. } => {
+                    seen.invoked += 1;
+                    seen.offered = false;
+                }
+                Event::Cleared => seen.clearing = false,
+                Event::Exited(_) => seen.running = false,
+                _ => {}
+            }
+            seen.take(&driven.after(wait, event));
+        }
+        seen.take(&driven.after(0, Event::Shutdown));
+        prop_assert!(seen.down);
+        prop_assert_eq!(seen.replied, seen.invoked);
+        prop_assert_eq!(seen.started, seen.ended_logs);
+        prop_assert_eq!(driven.after(0, Event::Idle), vec![]);
+    }
+}
