@@ -1,0 +1,613 @@
+//! The state of one environment's runtime and extensions, and the rules of every call: no I/O, no clock, no randomness.
+//!
+//! ```text
+//!   Started --next--> Ready --invocation--> Running --response--> InvocationResponse ------.
+//!     |  |              ^                     |  ^ |--error-----> InvocationErrorResponse --| body read, or broken off
+//!     |  |              |                     '--' next: the same invocation again         v
+//!     |  |              '-------------------------next------------------------------ ResponseSent
+//!     |  '--init/error--> InitError                    (an abandoned invocation ends here as well)
+//!     '--restore/next--> RestoreReady --restored--> Restoring --next--> Ready
+//!                                                       '--restore/error, init/error--> RestoreError
+//! ```
+//!
+//! Around the runtime's state stands the phase of the environment, which also counts the extensions:
+//! `Init` until the runtime and every extension have asked for work, then `Idle`; `Invoke` from the moment an invocation is
+//! handed out until all who got it have asked again; `Shutdown` once extensions were told to end. An invocation that
+//! arrives while the phase is not `Idle` is kept and handed out when it becomes so.
+//!
+//! [`Machine::step`] either refuses, and then has changed nothing, or returns what is to be done, in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::extensions::{ExtensionEvent, Registry, ShutdownReason};
+use crate::{Event, ExtensionPhase, Invocation, Outcome, Refusal};
+
+/// One HTTP call, from its request to its answer. Never used twice in the life of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Runtime: `GET /runtime/invocation/next`. Answered by a later [`Action::Deliver`].
+    Next {
+        /// The call that waits.
+        call: CallId,
+    },
+    /// A call that waited, or was being handed something, lost its connection before the answer was taken from the machine's hands.
+    CallLost {
+        /// The call that is gone.
+        call: CallId,
+    },
+    /// Runtime: the head of `POST /runtime/invocation/{id}/response` has arrived.
+    ResponseBegins {
+        /// The call whose body follows.
+        call: CallId,
+        /// The id in the path.
+        request_id: String,
+    },
+    /// Runtime: the head of `POST /runtime/invocation/{id}/error` has arrived.
+    ErrorBegins {
+        /// The call whose body follows.
+        call: CallId,
+        /// The id in the path.
+        request_id: String,
+    },
+    /// The body of one of these two has come to its end, good or bad.
+    AnswerEnds {
+        /// The call that began.
+        call: CallId,
+        /// What it amounts to.
+        outcome: Outcome,
+    },
+    /// Runtime: `POST /runtime/init/error`.
+    InitError {
+        /// Filtered error type.
+        error_type: String,
+        /// The error object.
+        body: Bytes,
+    },
+    /// Runtime: `GET /runtime/restore/next`. Answered by a later [`Action::Release`].
+    RestoreNext {
+        /// The call that waits.
+        call: CallId,
+    },
+    /// Runtime: `POST /runtime/restore/error`.
+    RestoreError {
+        /// Filtered error type.
+        error_type: String,
+        /// The error object.
+        body: Bytes,
+    },
+    /// Platform: here is an invocation.
+    Invoke(Arc<Invocation>),
+    /// Platform: the invocation in hand is over, whatever the runtime still says.
+    Abandon,
+    /// Platform: the snapshot has been restored.
+    Restore,
+    /// Platform: the processes are gone, new ones will be started.
+    Reset,
+    /// Platform: these external extensions are about to be started.
+    ExpectExtensions(Vec<String>),
+    /// Platform: tell the extensions to end.
+    Shutdown {
+        /// Why.
+        reason: ShutdownReason,
+        /// Until when, in milliseconds since the Unix epoch.
+        deadline_ms: u64,
+    },
+    /// Extension: `POST /extension/register`.
+    Register {
+        /// `Lambda-Extension-Name`.
+        name: String,
+        /// The identifier it gets if it is accepted.
+        id: Uuid,
+        /// The events as it spelt them.
+        events: Vec<String>,
+    },
+    /// Extension: `GET /extension/event/next`. Answered by a later [`Action::DeliverEvent`].
+    EventNext {
+        /// The call that waits.
+        call: CallId,
+        /// Who calls.
+        id: Uuid,
+    },
+    /// Extension: `POST /extension/init/error` or `/extension/exit/error`.
+    ExtensionFailed {
+        /// Who calls.
+        id: Uuid,
+        /// `Lambda-Extension-Function-Error-Type`.
+        error_type: String,
+        /// The error object.
+        body: Bytes,
+        /// Which of the two.
+        phase: ExtensionPhase,
+    },
+}
+
+/// Something to be done because of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Answer this `next` with this invocation.
+    Deliver {
+        /// The waiting call.
+        call: CallId,
+        /// What it gets.
+        invocation: Arc<Invocation>,
+    },
+    /// Answer this `restore/next`.
+    Release {
+        /// The waiting call.
+        call: CallId,
+    },
+    /// Answer this `event/next` with this event.
+    DeliverEvent {
+        /// The waiting call.
+        call: CallId,
+        /// What it gets.
+        event: Arc<ExtensionEvent>,
+    },
+    /// End this waiting call without an answer.
+    HangUp {
+        /// The waiting call.
+        call: CallId,
+    },
+    /// The invocation is answered.
+    Complete(Outcome),
+    /// The invocation will never be answered.
+    DropOutcome,
+    /// Tell the owner.
+    Emit(Event),
+}
+
+/// The runtime process, by the names that AWS gives to its states.
+#[derive(Debug)]
+enum Runtime {
+    Started,
+    InitError,
+    /// It has called `next`; the calls that still wait are in `Machine::waiting`.
+    Ready,
+    Running {
+        invocation: Arc<Invocation>,
+        /// The one call that was given the invocation, as long as nobody else has asked for it again.
+        delivered: Option<CallId>,
+    },
+    InvocationResponse {
+        request_id: String,
+        call: CallId,
+    },
+    InvocationErrorResponse {
+        request_id: String,
+        call: CallId,
+    },
+    ResponseSent {
+        /// None when the platform ended the invocation.
+        request_id: Option<String>,
+    },
+    RestoreReady {
+        /// The waiting call; none after its connection was lost.
+        call: Option<CallId>,
+    },
+    Restoring,
+    RestoreError,
+}
+
+impl Runtime {
+    /// The name in `State transition from X to Y`. Two of them end in `State` at AWS as well.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Started => "Started",
+            Self::InitError => "InitError",
+            Self::Ready => READY,
+            Self::Running { .. } => "Running",
+            Self::InvocationResponse { .. } => INVOCATION_RESPONSE,
+            Self::InvocationErrorResponse { .. } => INVOCATION_ERROR_RESPONSE,
+            Self::ResponseSent { .. } => "RuntimeResponseSentState",
+            Self::RestoreReady { .. } => "RestoreReady",
+            Self::Restoring => "Restoring",
+            Self::RestoreError => RESTORE_ERROR,
+        }
+    }
+}
+
+const READY: &str = "Ready";
+const INVOCATION_RESPONSE: &str = "InvocationResponse";
+const INVOCATION_ERROR_RESPONSE: &str = "InvocationErrorResponse";
+const RESTORE_ERROR: &str = "RuntimeRestoreErrorState";
+
+/// Where the environment as a whole stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Init,
+    Idle,
+    Invoke,
+    Shutdown,
+}
+
+/// The state machine of one environment.
+#[derive(Debug)]
+pub struct Machine {
+    runtime: Runtime,
+    /// `next` calls without an answer, oldest first. As on AWS a second one waits behind the first.
+    waiting: VecDeque<CallId>,
+    /// An invocation that no runtime has seen yet.
+    kept: Option<Arc<Invocation>>,
+    phase: Phase,
+    registry: Registry,
+    snapshot: bool,
+}
+
+impl Machine {
+    /// A machine for an environment whose runtime is about to start. Only where `snapshot` is set may it call `restore/next`.
+    pub fn new(snapshot: bool) -> Self {
+        Self {
+            runtime: Runtime::Started,
+            waiting: VecDeque::new(),
+            kept: None,
+            phase: Phase::Init,
+            registry: Registry::default(),
+            snapshot,
+        }
+    }
+
+    /// Takes one input; on a refusal nothing has changed.
+    pub fn step(&mut self, input: Input) -> Result<Vec<Action>, Refusal> {
+        match input {
+            Input::Next { call } => self.next(call),
+            Input::CallLost { call } => Ok(self.call_lost(call)),
+            Input::ResponseBegins { call, request_id } => {
+                self.answer_begins(request_id, INVOCATION_RESPONSE, |request_id| Runtime::InvocationResponse {
+                    request_id,
+                    call,
+                })
+            }
+            Input::ErrorBegins { call, request_id } => {
+                self.answer_begins(request_id, INVOCATION_ERROR_RESPONSE, |request_id| {
+                    Runtime::InvocationErrorResponse { request_id, call }
+                })
+            }
+            Input::AnswerEnds { call, outcome } => self.answer_ends(call, outcome),
+            Input::InitError { error_type, body } => self.init_error(error_type, body),
+            Input::RestoreNext { call } => self.restore_next(call),
+            Input::RestoreError { error_type, body } => self.restore_error(error_type, body),
+            Input::Invoke(invocation) => self.invoke(invocation),
+            Input::Abandon => Ok(self.abandon()),
+            Input::Restore => self.restore(),
+            Input::Reset => Ok(self.reset()),
+            Input::ExpectExtensions(names) => self.registry.expect(names).map(|()| Vec::new()),
+            Input::Shutdown { reason, deadline_ms } => Ok(self.shutdown(reason, deadline_ms)),
+            Input::Register { name, id, events } => self.registry.register(name, id, &events),
+            Input::EventNext { call, id } => self.event_next(call, id),
+            Input::ExtensionFailed { id, error_type, body, phase } => self.registry.failed(id, error_type, body, phase),
+        }
+    }
+
+    /// The extensions, for the owner's questions.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// True while an invocation is kept or unanswered.
+    pub fn is_busy(&self) -> bool {
+        self.kept.is_some()
+            || match self.runtime {
+                Runtime::Running { .. }
+                | Runtime::InvocationResponse { .. }
+                | Runtime::InvocationErrorResponse { .. } => true,
+                Runtime::Started
+                | Runtime::InitError
+                | Runtime::Ready
+                | Runtime::ResponseSent { .. }
+                | Runtime::RestoreReady { .. }
+                | Runtime::Restoring
+                | Runtime::RestoreError => false,
+            }
+    }
+
+    fn refuse(&self, to: &'static str) -> Refusal {
+        Refusal::RuntimeState { from: self.runtime.name(), to }
+    }
+
+    fn next(&mut self, call: CallId) -> Result<Vec<Action>, Refusal> {
+        match &mut self.runtime {
+            Runtime::Started | Runtime::Restoring | Runtime::ResponseSent { .. } => {
+                self.runtime = Runtime::Ready;
+                self.waiting.push_back(call);
+                let mut actions = Vec::new();
+                self.settle(&mut actions);
+                Ok(actions)
+            }
+            Runtime::Ready => {
+                self.waiting.push_back(call);
+                let mut actions = Vec::new();
+                self.hand_out(&mut actions);
+                Ok(actions)
+            }
+            Runtime::Running { invocation, delivered } => {
+                *delivered = None;
+                Ok(vec![Action::Deliver { call, invocation: invocation.clone() }])
+            }
+            Runtime::InitError
+            | Runtime::InvocationResponse { .. }
+            | Runtime::InvocationErrorResponse { .. }
+            | Runtime::RestoreReady { .. }
+            | Runtime::RestoreError => Err(self.refuse(READY)),
+        }
+    }
+
+    fn call_lost(&mut self, call: CallId) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let waited = self.waiting.len();
+        self.waiting.retain(|waiting| *waiting != call);
+        if self.waiting.len() < waited || self.registry.call_lost(call) {
+            return actions;
+        }
+        match &mut self.runtime {
+            Runtime::Running { invocation, delivered } if *delivered == Some(call) => {
+                // Nobody has it: the next in line gets it, else the next who asks.
+                *delivered = self.waiting.pop_front();
+                if let Some(call) = *delivered {
+                    actions.push(Action::Deliver { call, invocation: invocation.clone() });
+                }
+            }
+            Runtime::RestoreReady { call: waiting } if *waiting == Some(call) => *waiting = None,
+            Runtime::InvocationResponse { call: begun, .. } | Runtime::InvocationErrorResponse { call: begun, .. }
+                if *begun == call =>
+            {
+                actions.extend(self.answer_ends(call, Outcome::Truncated).unwrap_or_default());
+            }
+            Runtime::Started
+            | Runtime::InitError
+            | Runtime::Ready
+            | Runtime::Running { .. }
+            | Runtime::InvocationResponse { .. }
+            | Runtime::InvocationErrorResponse { .. }
+            | Runtime::ResponseSent { .. }
+            | Runtime::RestoreReady { .. }
+            | Runtime::Restoring
+            | Runtime::RestoreError => {}
+        }
+        actions
+    }
+
+    fn answer_begins(
+        &mut self,
+        request_id: String,
+        to: &'static str,
+        state: impl FnOnce(String) -> Runtime,
+    ) -> Result<Vec<Action>, Refusal> {
+        // The id is looked at first, as AWS does: an old answer gets 400 in whatever state it comes.
+        let (current, running) = match &self.runtime {
+            Runtime::Running { invocation, .. } => (Some(&invocation.request_id), true),
+            Runtime::InvocationResponse { request_id, .. } | Runtime::InvocationErrorResponse { request_id, .. } => {
+                (Some(request_id), false)
+            }
+            Runtime::ResponseSent { request_id } => (request_id.as_ref(), false),
+            Runtime::Started
+            | Runtime::InitError
+            | Runtime::Ready
+            | Runtime::RestoreReady { .. }
+            | Runtime::Restoring
+            | Runtime::RestoreError => (None, false),
+        };
+        if current != Some(&request_id) {
+            return Err(Refusal::RequestId);
+        }
+        if !running {
+            return Err(self.refuse(to));
+        }
+        self.runtime = state(request_id);
+        Ok(Vec::new())
+    }
+
+    fn answer_ends(&mut self, call: CallId, outcome: Outcome) -> Result<Vec<Action>, Refusal> {
+        match &mut self.runtime {
+            Runtime::InvocationResponse { request_id, call: begun }
+            | Runtime::InvocationErrorResponse { request_id, call: begun }
+                if *begun == call =>
+            {
+                let request_id = Some(std::mem::take(request_id));
+                self.runtime = Runtime::ResponseSent { request_id };
+                Ok(vec![Action::Complete(outcome)])
+            }
+            Runtime::Started
+            | Runtime::InitError
+            | Runtime::Ready
+            | Runtime::Running { .. }
+            | Runtime::InvocationResponse { .. }
+            | Runtime::InvocationErrorResponse { .. }
+            | Runtime::ResponseSent { .. }
+            | Runtime::RestoreReady { .. }
+            | Runtime::Restoring
+            | Runtime::RestoreError => Err(Refusal::RequestId),
+        }
+    }
+
+    fn init_error(&mut self, error_type: String, body: Bytes) -> Result<Vec<Action>, Refusal> {
+        match self.runtime {
+            Runtime::Started => {
+                self.runtime = Runtime::InitError;
+                Ok(vec![Action::Emit(Event::InitError { error_type, body })])
+            }
+            // Runtimes exist that report a failed restore hook here.
+            Runtime::Restoring => self.restore_error(error_type, body),
+            Runtime::InitError
+            | Runtime::Ready
+            | Runtime::Running { .. }
+            | Runtime::InvocationResponse { .. }
+            | Runtime::InvocationErrorResponse { .. }
+            | Runtime::ResponseSent { .. }
+            | Runtime::RestoreReady { .. }
+            | Runtime::RestoreError => Err(self.refuse("InitError")),
+        }
+    }
+
+    fn restore_next(&mut self, call: CallId) -> Result<Vec<Action>, Refusal> {
+        if !self.snapshot {
+            return Err(Refusal::NotFound);
+        }
+        match &mut self.runtime {
+            Runtime::Started => {
+                self.runtime = Runtime::RestoreReady { call: Some(call) };
+                Ok(vec![Action::Emit(Event::RestoreReady)])
+            }
+            Runtime::RestoreReady { call: waiting @ None } => {
+                *waiting = Some(call);
+                Ok(Vec::new())
+            }
+            Runtime::RestoreReady { call: Some(_) }
+            | Runtime::InitError
+            | Runtime::Ready
+            | Runtime::Running { .. }
+            | Runtime::InvocationResponse { .. }
+            | Runtime::InvocationErrorResponse { .. }
+            | Runtime::ResponseSent { .. }
+            | Runtime::Restoring
+            | Runtime::RestoreError => Err(self.refuse("RestoreReady")),
+        }
+    }
+
+    fn restore_error(&mut self, error_type: String, body: Bytes) -> Result<Vec<Action>, Refusal> {
+        if !self.snapshot {
+            return Err(Refusal::NotFound);
+        }
+        match self.runtime {
+            Runtime::Restoring => {
+                self.runtime = Runtime::RestoreError;
+                Ok(vec![Action::Emit(Event::RestoreError { error_type, body })])
+            }
+            Runtime::Started
+            | Runtime::InitError
+            | Runtime::Ready
+            | Runtime::Running { .. }
+            | Runtime::InvocationResponse { .. }
+            | Runtime::InvocationErrorResponse { .. }
+            | Runtime::ResponseSent { .. }
+            | Runtime::RestoreReady { .. }
+            | Runtime::RestoreError => Err(self.refuse(RESTORE_ERROR)),
+        }
+    }
+
+    fn invoke(&mut self, invocation: Arc<Invocation>) -> Result<Vec<Action>, Refusal> {
+        if self.is_busy() {
+            return Err(Refusal::Busy);
+        }
+        if self.phase == Phase::Shutdown {
+            return Err(Refusal::ShuttingDown);
+        }
+        self.kept = Some(invocation);
+        let mut actions = Vec::new();
+        self.hand_out(&mut actions);
+        Ok(actions)
+    }
+
+    fn abandon(&mut self) -> Vec<Action> {
+        if self.kept.take().is_some() {
+            return vec![Action::DropOutcome];
+        }
+        match self.runtime {
+            Runtime::Running { .. } | Runtime::InvocationResponse { .. } | Runtime::InvocationErrorResponse { .. } => {
+                self.runtime = Runtime::ResponseSent { request_id: None };
+                vec![Action::DropOutcome]
+            }
+            Runtime::Started
+            | Runtime::InitError
+            | Runtime::Ready
+            | Runtime::ResponseSent { .. }
+            | Runtime::RestoreReady { .. }
+            | Runtime::Restoring
+            | Runtime::RestoreError => Vec::new(),
+        }
+    }
+
+    fn restore(&mut self) -> Result<Vec<Action>, Refusal> {
+        match self.runtime {
+            Runtime::RestoreReady { call: Some(call) } => {
+                self.runtime = Runtime::Restoring;
+                Ok(vec![Action::Release { call }])
+            }
+            Runtime::RestoreReady { call: None }
+            | Runtime::Started
+            | Runtime::InitError
+            | Runtime::Ready
+            | Runtime::Running { .. }
+            | Runtime::InvocationResponse { .. }
+            | Runtime::InvocationErrorResponse { .. }
+            | Runtime::ResponseSent { .. }
+            | Runtime::Restoring
+            | Runtime::RestoreError => Err(self.refuse("Restoring")),
+        }
+    }
+
+    fn reset(&mut self) -> Vec<Action> {
+        let mut actions: Vec<Action> = self.waiting.drain(..).map(|call| Action::HangUp { call }).collect();
+        actions.extend(self.registry.reset().into_iter().map(|call| Action::HangUp { call }));
+        match std::mem::replace(&mut self.runtime, Runtime::Started) {
+            Runtime::Running { .. } | Runtime::InvocationResponse { .. } | Runtime::InvocationErrorResponse { .. } => {
+                actions.push(Action::DropOutcome);
+            }
+            Runtime::RestoreReady { call: Some(call) } => actions.push(Action::HangUp { call }),
+            Runtime::RestoreReady { call: None }
+            | Runtime::Started
+            | Runtime::InitError
+            | Runtime::Ready
+            | Runtime::ResponseSent { .. }
+            | Runtime::Restoring
+            | Runtime::RestoreError => {}
+        }
+        self.phase = Phase::Init;
+        actions
+    }
+
+    fn shutdown(&mut self, reason: ShutdownReason, deadline_ms: u64) -> Vec<Action> {
+        self.phase = Phase::Shutdown;
+        let mut actions = self.registry.shutdown(reason, deadline_ms);
+        if self.kept.take().is_some() {
+            actions.push(Action::DropOutcome);
+        }
+        actions
+    }
+
+    fn event_next(&mut self, call: CallId, id: Uuid) -> Result<Vec<Action>, Refusal> {
+        let mut actions = self.registry.next(call, id)?;
+        self.settle(&mut actions);
+        Ok(actions)
+    }
+
+    /// Moves the phase on when everybody who has to has asked for work.
+    fn settle(&mut self, actions: &mut Vec<Action>) {
+        let done = match self.phase {
+            Phase::Init => Event::InitDone,
+            Phase::Invoke => Event::Idle,
+            Phase::Idle | Phase::Shutdown => return,
+        };
+        if matches!(self.runtime, Runtime::Ready) && self.registry.all_ready() {
+            self.phase = Phase::Idle;
+            self.registry.close_registration();
+            actions.push(Action::Emit(done));
+            self.hand_out(actions);
+        }
+    }
+
+    /// Gives the kept invocation to the runtime and the extensions, if they are there to take it.
+    fn hand_out(&mut self, actions: &mut Vec<Action>) {
+        if self.phase != Phase::Idle || !matches!(self.runtime, Runtime::Ready) || self.waiting.is_empty() {
+            return;
+        }
+        let Some(invocation) = self.kept.take() else { return };
+        let Some(call) = self.waiting.pop_front() else { return };
+        self.phase = Phase::Invoke;
+        actions.push(Action::Deliver { call, invocation: invocation.clone() });
+        self.registry.invoke(&invocation, actions);
+        self.runtime = Runtime::Running { invocation, delivered: Some(call) };
+    }
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! The machine against a simple model, over random interleavings.

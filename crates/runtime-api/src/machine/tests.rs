@@ -1,0 +1,1 @@
+//! The machine, call by call.

@@ -1,0 +1,1 @@
+//! Filters and parsers of error reports.
