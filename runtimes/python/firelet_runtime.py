@@ -1,0 +1,768 @@
+"""The Python runtime: loads the handler and serves invocations from the Runtime API.
+
+What a function can observe (messages, error bodies, log lines, context fields) follows Lambda's own client,
+awslambdaric; the tests run both side by side. What differs is the cost: only modules that every start needs are
+imported. In particular `json` (which imports `re`), `logging` and `traceback` are left until something wants them.
+"""
+
+import os
+import sys
+import time
+from importlib import import_module
+
+import _json
+import _socket
+import _thread
+
+# The platform keeps at most this much of an X-Ray cause; a longer one is left out.
+_MAX_XRAY_CAUSE_BYTES = 64 * 1024
+
+# Frames of the log descriptor: type, length, timestamp in microseconds, message.
+_FRAME_TEXT = 0xA55A0003
+_FRAME_JSON = 0xA55A0002
+_FRAME_LEVEL = {"DEBUG": 0x08, "INFO": 0x0C, "WARNING": 0x10, "ERROR": 0x14, "CRITICAL": 0x18}
+
+JSON_FORMAT = os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
+# From 3.12 on Lambda leaves characters outside ASCII as they are.
+_ASCII_JSON = os.environ.get("AWS_EXECUTION_ENV") not in {
+    "AWS_Lambda_python3.12",
+    "AWS_Lambda_python3.13",
+    "AWS_Lambda_python3.14",
+    "AWS_Lambda_python3.15",
+}
+
+
+class Invocation:
+    """What log records say of the invocation that runs."""
+
+    request_id = None
+    tenant_id = None
+
+
+class Fault(Exception):
+    """A failure that the runtime names itself (`Runtime.…`), rather than one of the function's exceptions."""
+
+    def __init__(self, kind, message, trace=None):
+        Exception.__init__(self, message)
+        self.kind = kind
+        self.message = message
+        self.trace = trace
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# JSON, by the interpreter's own C parts
+
+
+class _ScannerOptions:
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    array_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = {"-Infinity": float("-inf"), "Infinity": float("inf"), "NaN": float("nan")}.__getitem__
+    memo = {}
+
+
+_scan = _json.make_scanner(_ScannerOptions)
+_SPACE = " \t\n\r"
+
+
+def loads(data):
+    """The value of a JSON document in bytes."""
+    text = data.decode("utf-8").strip(_SPACE)
+    try:
+        value, end = _scan(text, 0)
+        if end == len(text):
+            return value
+    except StopIteration:
+        pass
+    import json
+
+    return json.loads(text)
+
+
+class _Digits(str):
+    """A number in the digits that it is to be written with."""
+
+
+class _DecimalFound(Exception):
+    pass
+
+
+def _default(value):
+    """What JSON has no form for; bytes are text, and decimals take the slower way that keeps their digits."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    decimal = sys.modules.get("decimal")
+    if decimal is not None and isinstance(value, decimal.Decimal):
+        raise _DecimalFound
+    raise TypeError("Object of type %s is not JSON serializable" % type(value).__name__)
+
+
+def _default_with_decimals(value):
+    decimal = sys.modules["decimal"]
+    if isinstance(value, decimal.Decimal):
+        return float("nan") if value.is_nan() else _Digits(value)
+    return _default(value)
+
+
+def _plain(value):
+    """The same value with named tuples as objects and byte keys as text, which the C encoder does not do."""
+    if isinstance(value, dict):
+        return {(k.decode("utf-8") if isinstance(k, bytes) else k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        if hasattr(value, "_asdict"):
+            return _plain(value._asdict())
+        return [_plain(item) for item in value]
+    return value
+
+
+_SCALARS = frozenset((str, int, float, bool, type(None)))
+
+
+def _has_named_tuple(value):
+    """Whether a named tuple is anywhere inside. The value has been encoded before, so it has no cycles."""
+    pending = [(value,)]
+    while pending:
+        value = pending.pop()
+        for item in value.values() if isinstance(value, dict) else value:
+            if type(item) in _SCALARS:
+                continue
+            if isinstance(item, tuple) and hasattr(item, "_asdict"):
+                return True
+            if isinstance(item, (dict, list, tuple)):
+                pending.append(item)
+    return False
+
+
+_encode_str = _json.encode_basestring_ascii if _ASCII_JSON else _json.encode_basestring
+
+
+def _encode_str_or_digits(text):
+    return str(text) if type(text) is _Digits else _encode_str(text)
+
+
+def _encode(value):
+    def encode(default, encode_str):
+        encoder = _json.make_encoder({}, default, encode_str, None, ": ", ", ", False, False, True)
+        return "".join(encoder(value, 0))
+
+    try:
+        return encode(_default, _encode_str)
+    except _DecimalFound:
+        return encode(_default_with_decimals, _encode_str_or_digits)
+
+
+def dumps(value):
+    """The JSON text of a value, as Lambda writes it."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return _encode(value)
+    try:
+        text = _encode(value)
+    except TypeError as error:
+        if "keys must be" not in str(error):
+            raise
+        return _encode(_plain(value))
+    return _encode(_plain(value)) if _has_named_tuple(value) else text
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Logs
+
+
+class PlainSink:
+    """Log text goes to the standard output, one line per record."""
+
+    framed = False
+
+    def log(self, message, frame_type=None):
+        sys.stdout.write(message)
+
+    def log_error(self, lines):
+        sys.stdout.write("\r".join(lines) + "\n")
+
+    def flush(self):
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (AttributeError, OSError, ValueError):
+                pass
+
+
+class FrameSink:
+    """Log text goes to the platform's log descriptor in frames, so that records keep their bounds and levels."""
+
+    framed = True
+
+    def __init__(self, fd):
+        self.fd = fd
+        self.streams = []
+
+    @staticmethod
+    def frame(frame_type, message, micros):
+        header = frame_type.to_bytes(4, "big") + len(message).to_bytes(4, "big") + micros.to_bytes(8, "big")
+        return header + message
+
+    def write(self, data):
+        while data:
+            data = data[os.write(self.fd, data) :]
+
+    def log(self, message, frame_type=None):
+        data = message.encode("utf-8", "replace")
+        self.write(self.frame(frame_type or _FRAME_TEXT, data, int(time.time() * 1000000)))
+
+    def log_error(self, lines):
+        kind = (_FRAME_JSON if JSON_FORMAT else _FRAME_TEXT) | _FRAME_LEVEL["ERROR"]
+        self.log("\n".join(lines), kind)
+
+    def flush(self):
+        for stream in self.streams:
+            stream.flush_partial_line()
+
+
+class LineStream:
+    """`sys.stdout` and `sys.stderr` with a log descriptor: each whole line is one frame.
+
+    Everything but text output is the real stream's: `fileno`, `buffer`, `encoding` and the rest.
+    """
+
+    def __init__(self, stream, sink):
+        self._stream = stream
+        self._sink = sink
+        self._partial = ""
+        self._lock = _thread.allocate_lock()
+        sink.streams.append(self)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.flush()
+
+    def __iter__(self):
+        return iter(self._stream)
+
+    def write(self, text):
+        if not isinstance(text, str):
+            raise TypeError("write() argument must be str, not %s" % type(text).__name__)
+        with self._lock:
+            whole, newline, self._partial = (self._partial + text).rpartition("\n")
+            if newline:
+                self._emit(whole)
+        return len(text)
+
+    def writelines(self, lines):
+        for line in lines:
+            self.write(line)
+
+    def flush(self):
+        # What went to `buffer` directly is the only thing that waits in the real stream.
+        self._stream.flush()
+
+    def flush_partial_line(self):
+        """At the end of an invocation no line stays open."""
+        with self._lock:
+            partial, self._partial = self._partial, ""
+            if partial:
+                self._emit(partial)
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass
+
+    def _emit(self, whole):
+        micros = int(time.time() * 1000000)
+        sink = self._sink
+        lines = whole.encode("utf-8", "replace").split(b"\n")
+        sink.write(b"".join([sink.frame(_FRAME_TEXT, line + b"\n", micros) for line in lines]))
+
+
+def _open_sink():
+    fd = os.environ.pop("_LAMBDA_TELEMETRY_LOG_FD", None)
+    if fd is None:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(line_buffering=True, errors="replace")
+        return PlainSink()
+    sink = FrameSink(int(fd))
+    os.set_inheritable(sink.fd, False)
+    sys.stdout = LineStream(sys.stdout, sink)
+    sys.stderr = LineStream(sys.stderr, sink)
+    return sink
+
+
+class _LoggingWatch:
+    """Sets up the root logger as Lambda does when the function first imports `logging`, and costs nothing before."""
+
+    def __init__(self, sink):
+        self.sink = sink
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "logging":
+            return None
+        sys.meta_path.remove(self)
+        from importlib.machinery import PathFinder
+
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                execute(module)
+                _set_up_logging(self.sink)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+def _set_up_logging(sink):
+    import firelet_logging
+
+    firelet_logging.install(sink)
+
+
+def _watch_logging(sink):
+    if "logging" in sys.modules:
+        _set_up_logging(sink)
+    else:
+        sys.meta_path.insert(0, _LoggingWatch(sink))
+
+
+def _log_error(error, sink):
+    if JSON_FORMAT:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        record = {"timestamp": now, "level": "ERROR"}
+        record.update(error)
+        sink.log_error([dumps(record)])
+        return
+    kind, message = error["errorType"], error["errorMessage"]
+    head = "[ERROR]"
+    if kind:
+        head += " " + kind
+    if message:
+        head += (": " if kind else " ") + message
+    lines = [head, "Traceback (most recent call last):"]
+    for entry in error["stackTrace"]:
+        for line in entry.splitlines() or [""]:
+            # The log service drops leading spaces; no-break spaces keep the shape of a traceback.
+            text = line.lstrip(" ")
+            lines.append("\u00a0" * (len(line) - len(text)) + text)
+    sink.log_error(lines)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors
+
+
+def _error(message, kind, stack, request_id=""):
+    return {"errorMessage": message or "", "errorType": kind or "", "requestId": request_id, "stackTrace": stack or []}
+
+
+def _frames(tb):
+    """The traceback without this module's own frames at its beginning: (file, line, function, source)."""
+    import traceback
+
+    frames = [(f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(tb)]
+    for index, frame in enumerate(frames):
+        if not frame[0].endswith(("/firelet_runtime.py", "/bootstrap.py")):
+            return frames[index:]
+    return frames
+
+
+def _formatted(frames):
+    import traceback
+
+    return traceback.format_list(frames)
+
+
+def _xray_cause(kind, message, frames):
+    stack = [{"label": name, "path": path, "line": line} for path, line, name, _ in frames]
+    cause = {
+        "working_directory": os.getcwd(),
+        "exceptions": [{"message": message, "type": kind, "stack": stack}],
+        "paths": list({frame[0] for frame in frames}),
+    }
+    return dumps(cause)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The handler and its context
+
+
+def _load_handler(handler):
+    try:
+        module_name, function_name = handler.rsplit(".", 1)
+    except ValueError as error:
+        raise Fault("Runtime.MalformedHandlerName", "Bad handler '%s': %s" % (handler, error))
+    if module_name.split(".")[0] in sys.builtin_module_names:
+        message = "Cannot use built-in module %s as a handler module" % module_name
+        raise Fault("Runtime.BuiltInModuleConflict", message)
+    try:
+        module = import_module(module_name.replace("/", "."))
+    except ImportError as error:
+        raise Fault("Runtime.ImportModuleError", "Unable to import module '%s': %s" % (module_name, error))
+    except SyntaxError as error:
+        where = ['  File "%s" Line %s\n    %s' % (error.filename, error.lineno, error.text)]
+        message = "Syntax error in module '%s': %s" % (module_name, error)
+        raise Fault("Runtime.UserCodeSyntaxError", message, where)
+    try:
+        return getattr(module, function_name)
+    except AttributeError:
+        message = "Handler '%s' missing on module '%s'" % (function_name, module_name)
+        raise Fault("Runtime.HandlerNotFound", message)
+
+
+class _Record:
+    """An object whose fields are the named keys of a JSON object, `None` where it has them not."""
+
+    __slots__ = ()
+
+    def __init__(self, values=None):
+        for name in self.__slots__:
+            setattr(self, name, values.get(name) if values else None)
+
+    def __repr__(self):
+        fields = ",".join("%s=%s" % (name, getattr(self, name)) for name in self.__slots__)
+        return "%s([%s])" % (type(self).__name__, fields)
+
+
+class CognitoIdentity(_Record):
+    __slots__ = ("cognito_identity_id", "cognito_identity_pool_id")
+
+
+class Client(_Record):
+    __slots__ = ("installation_id", "app_title", "app_version_name", "app_version_code", "app_package_name")
+
+
+class ClientContext(_Record):
+    __slots__ = ("custom", "env", "client")
+
+
+class LambdaContext:
+    """What a handler gets as its second argument."""
+
+    # The same in every invocation of an environment.
+    log_group_name = os.environ.get("AWS_LAMBDA_LOG_GROUP_NAME")
+    log_stream_name = os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME")
+    function_name = os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
+    memory_limit_in_mb = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
+    function_version = os.environ.get("AWS_LAMBDA_FUNCTION_VERSION")
+    _W3C_FIELDS = ("traceparent", "tracestate", "baggage")
+
+    def __init__(self, headers, sink):
+        self._sink = sink
+        self.aws_request_id = headers.get("lambda-runtime-aws-request-id")
+        self.invoked_function_arn = headers.get("lambda-runtime-invoked-function-arn")
+        self.tenant_id = headers.get("lambda-runtime-aws-tenant-id")
+        self._epoch_deadline_time_in_ms = int(headers.get("lambda-runtime-deadline-ms") or 0)
+        self._w3c_fields = {}
+        self.client_context = None
+        client_context = _json_header(headers, "lambda-runtime-client-context", "Client Context")
+        if client_context is not None:
+            w3c = client_context.pop("w3c", None)
+            if isinstance(w3c, dict):
+                self._w3c_fields = {k: w3c[k] for k in self._W3C_FIELDS if isinstance(w3c.get(k), str)}
+            self.client_context = ClientContext(client_context)
+            if self.client_context.client is not None:
+                self.client_context.client = Client(self.client_context.client)
+        self.identity = CognitoIdentity()
+        identity = _json_header(headers, "lambda-runtime-cognito-identity", "Cognito Identity")
+        if identity is not None:
+            self.identity.cognito_identity_id = identity.get("cognitoIdentityId")
+            self.identity.cognito_identity_pool_id = identity.get("cognitoIdentityPoolId")
+
+    def get_remaining_time_in_millis(self):
+        return max(0, self._epoch_deadline_time_in_ms - int(time.time() * 1000))
+
+    def w3c(self):
+        return dict(self._w3c_fields)
+
+    def log(self, msg):
+        logging = sys.modules.get("logging")
+        if logging is not None and not any(hasattr(h, "log_sink") for h in logging.getLogger().handlers):
+            sys.stdout.write(str(msg))
+        else:
+            self._sink.log(str(msg))
+
+    def __repr__(self):
+        names = (
+            "aws_request_id",
+            "log_group_name",
+            "log_stream_name",
+            "function_name",
+            "memory_limit_in_mb",
+            "function_version",
+            "invoked_function_arn",
+            "client_context",
+            "identity",
+            "tenant_id",
+        )
+        return "LambdaContext([%s])" % ",".join("%s=%s" % (name, getattr(self, name)) for name in names)
+
+
+def _json_header(headers, header, name):
+    text = headers.get(header)
+    if not text:
+        return None
+    try:
+        return loads(text.encode("utf-8"))
+    except Exception as error:
+        raise Fault("Runtime.LambdaContextUnmarshalError", "Unable to parse %s JSON: %s" % (name, error))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The Runtime API
+
+
+class ApiError(Exception):
+    """The Runtime API cannot be reached or does not speak HTTP/1.1."""
+
+
+class RuntimeApi:
+    """A client of the Runtime API over one connection that is kept open."""
+
+    _PREFIX = "/2018-06-01/runtime/"
+
+    def __init__(self, address):
+        host, _, port = address.rpartition(":")
+        self._target = (host, int(port)) if host else (address, 80)
+        self._socket = None
+        agent = "firelet-python/%d.%d.%d" % sys.version_info[:3]
+        self._common = "Host: %s\r\nUser-Agent: %s\r\n" % (address, agent)
+        self._next = ("GET %sinvocation/next HTTP/1.1\r\n%s\r\n" % (self._PREFIX, self._common)).encode("ascii")
+
+    def next(self):
+        """Waits for an invocation: its headers, in lower case, and its payload."""
+        status, headers, body = self._exchange(self._next)
+        if status != 200:
+            raise ApiError("the Runtime API refused next with status %d: %s" % (status, body.decode("utf-8", "replace")))
+        return headers, body
+
+    def respond(self, request_id, body, content_type):
+        return self._post("invocation/%s/response" % request_id, body, "Content-Type: %s\r\n" % content_type)
+
+    def fail(self, request_id, error, xray_cause):
+        headers = "Content-Type: application/json\r\n"
+        headers += "Lambda-Runtime-Function-Error-Type: %s\r\n" % _header_value(error["errorType"])
+        if 0 < len(xray_cause) <= _MAX_XRAY_CAUSE_BYTES:
+            headers += "Lambda-Runtime-Function-XRay-Error-Cause: %s\r\n" % xray_cause
+        return self._post("invocation/%s/error" % request_id, dumps(error).encode("utf-8", "replace"), headers)
+
+    def fail_init(self, error):
+        headers = "Content-Type: application/json\r\n"
+        headers += "Lambda-Runtime-Function-Error-Type: %s\r\n" % _header_value(error["errorType"])
+        return self._post("init/error", dumps(error).encode("utf-8", "replace"), headers)
+
+    def _post(self, path, body, headers):
+        head = "POST %s%s HTTP/1.1\r\n%s%sContent-Length: %d\r\n\r\n"
+        head = (head % (self._PREFIX, path, self._common, headers, len(body))).encode("utf-8", "replace")
+        return self._exchange(head, body)[0]
+
+    def _exchange(self, head, body=b""):
+        reused = self._socket is not None
+        try:
+            return self._send_and_receive(head, body)
+        except OSError:
+            self._close()
+            # An idle connection may have been closed, by the server or by a restore from a snapshot.
+            if not reused:
+                raise
+            return self._send_and_receive(head, body)
+
+    def _send_and_receive(self, head, body):
+        if self._socket is None:
+            self._connect()
+        if len(body) < 65536:
+            self._socket.sendall(head + body)
+        else:
+            self._socket.sendall(head)
+            self._socket.sendall(body)
+        return self._receive()
+
+    def _connect(self):
+        host, port = self._target
+        family, kind, proto, _, address = _socket.getaddrinfo(host.strip("[]"), port, 0, _socket.SOCK_STREAM)[0]
+        connection = _socket.socket(family, kind, proto)
+        connection.connect(address)
+        connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        self._socket = connection
+
+    def _close(self):
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _receive(self):
+        receive = self._socket.recv
+        data = b""
+        while True:
+            part = receive(65536)
+            if not part:
+                raise ConnectionResetError("the Runtime API closed the connection")
+            data = data + part if data else part
+            end = data.find(b"\r\n\r\n")
+            if end >= 0:
+                break
+        lines = data[:end].decode("utf-8", "replace").split("\r\n")
+        headers = {}
+        for line in lines[1:]:
+            name, _, value = line.partition(":")
+            headers[name.lower()] = value.strip()
+        status = int(lines[0].split(" ", 2)[1])
+        rest = data[end + 4 :]
+        if headers.get("transfer-encoding", "").lower() == "chunked":
+            body = self._receive_chunks(rest)
+        else:
+            length = int(headers.get("content-length", 0))
+            body = rest if len(rest) >= length else self._receive_exactly(rest, length)
+        if headers.get("connection", "").lower() == "close":
+            self._close()
+        return status, headers, body
+
+    def _receive_exactly(self, start, length):
+        body = bytearray(length)
+        body[: len(start)] = start
+        view = memoryview(body)
+        filled = len(start)
+        while filled < length:
+            count = self._socket.recv_into(view[filled:])
+            if not count:
+                raise ApiError("the Runtime API closed the connection inside a message")
+            filled += count
+        view.release()
+        return bytes(body)
+
+    def _receive_chunks(self, data):
+        def more():
+            part = self._socket.recv(65536)
+            if not part:
+                raise ApiError("the Runtime API closed the connection inside a message")
+            return part
+
+        body = []
+        while True:
+            while b"\r\n" not in data:
+                data += more()
+            size, _, data = data.partition(b"\r\n")
+            size = int(size.split(b";")[0], 16)
+            while len(data) < size + 2:
+                data += more()
+            if size == 0:
+                return b"".join(body)
+            body.append(data[:size])
+            data = data[size + 2 :]
+
+
+def _header_value(text):
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The process
+
+
+def main():
+    """Runs the function until the platform ends the process."""
+    task_root = os.environ.get("LAMBDA_TASK_ROOT", os.getcwd())
+    handler = os.environ.get("_HANDLER") or (sys.argv[1] if len(sys.argv) > 1 else "")
+    _set_path(task_root)
+    sink = _open_sink()
+    api = RuntimeApi(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    error = None
+    try:
+        _watch_logging(sink)
+        function = _load_handler(handler)
+    except Fault as fault:
+        error = _error(fault.message, fault.kind, fault.trace)
+    except Exception as problem:
+        frames = _frames(problem.__traceback__)
+        error = _error(str(problem), type(problem).__name__, _formatted(frames))
+    finally:
+        # Also on the way out of a SystemExit.
+        sink.flush()
+    if error is not None:
+        _log_error(error, sink)
+        sink.flush()
+        api.fail_init(error)
+        sys.exit(1)
+    try:
+        _serve(api, function, sink)
+    finally:
+        sink.flush()
+
+
+def _set_path(task_root):
+    version = "python%d.%d" % sys.version_info[:2]
+    first = [task_root, "/opt/python/lib/%s/site-packages" % version, "/opt/python"]
+    rest = []
+    for path in sys.path:
+        if path not in first and path not in rest:
+            rest.append(path)
+    sys.path[:] = first + rest
+
+
+def _serve(api, function, sink):
+    environ = os.environ
+    while True:
+        headers, payload = api.next()
+        request_id = headers.get("lambda-runtime-aws-request-id", "")
+        Invocation.request_id = request_id
+        Invocation.tenant_id = headers.get("lambda-runtime-aws-tenant-id")
+        trace_id = headers.get("lambda-runtime-trace-id")
+        if trace_id is not None:
+            environ["_X_AMZN_TRACE_ID"] = trace_id
+        elif "_X_AMZN_TRACE_ID" in environ:
+            del environ["_X_AMZN_TRACE_ID"]
+
+        error = cause = None
+        try:
+            context = LambdaContext(headers, sink)
+            event = _event(payload, headers.get("content-type", "application/json"))
+            body, content_type = _result(function(event, context))
+        except Fault as fault:
+            error = _error(fault.message, fault.kind, fault.trace, request_id)
+            cause = _xray_cause("LambdaValidationError", fault.message, [])
+        except Exception as problem:
+            frames = _frames(problem.__traceback__)
+            kind = type(problem).__name__
+            error = _error(str(problem), kind, _formatted(frames), request_id)
+            cause = _xray_cause(kind, str(problem), frames)
+        if error is not None:
+            _log_error(error, sink)
+        sink.flush()
+        if error is not None:
+            status = api.fail(request_id, error, cause)
+            what = "error"
+        else:
+            status = api.respond(request_id, body, content_type)
+            what = "success"
+        if status >= 300:
+            text = "LAMBDA_RUNTIME Failed to post handler %s response. Http response code: %d.\n"
+            sys.stderr.write(text % (what, status))
+            if status >= 500:
+                sys.exit(1)
+        # The platform freezes the process now; nothing of the last invocation need stay in memory.
+        event = context = body = payload = None
+
+
+def _event(payload, content_type):
+    if content_type != "application/json":
+        return payload
+    try:
+        return loads(payload)
+    except Exception as error:
+        raise Fault("Runtime.UnmarshalError", "Unable to unmarshal input: %s" % error)
+
+
+def _result(value):
+    if isinstance(value, bytes):
+        return value, "application/unknown"
+    try:
+        return dumps(value).encode("utf-8"), "application/json"
+    except Exception as error:
+        raise Fault("Runtime.MarshalError", "Unable to marshal response: %s" % error)
