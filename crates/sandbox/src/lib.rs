@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod host;
 pub mod net;
+mod pool;
 pub mod tmp_disk;
 
 use std::collections::BTreeMap;
