@@ -1,7 +1,7 @@
 //! The machine, call by call: every transition of the diagram, and the refusals with AWS's words.
 
 use super::*;
-use crate::Extensions;
+use crate::{ExtensionEvent, ExtensionPhase, Extensions};
 
 fn call(number: u64) -> CallId {
     CallId(number)

@@ -48,7 +48,7 @@ fn a_large_cause_loses_its_tail() {
 #[test]
 fn a_cause_of_endless_text_is_cropped_to_what_fits() {
     for unit in ["x", "é", "\u{1}", "\"", "\u{1F525}"] {
-        let text = unit.repeat(200_000);
+        let text = unit.repeat(40_000);
         let given = serde_json::json!({"message": text, "working_directory": text}).to_string();
         let cause = xray_cause(given.as_bytes()).unwrap();
         assert!(cause.len() <= MAX_CAUSE, "{unit:?}: {}", cause.len());

@@ -171,3 +171,393 @@ async fn paths_and_methods_that_do_not_exist_get_json() {
     let answer = client.get("/2018-06-01/runtime/restore/next").await;
     assert_eq!(answer.status, 404, "only snapshot environments can be restored");
 }
+
+/// A runtime that has been given the invocation `id`, and the receiver of its outcome.
+async fn running(host: &Host, id: &str) -> (Client, tokio::sync::oneshot::Receiver<Outcome>) {
+    let mut runtime = host.client().await;
+    runtime.ask(NEXT).await;
+    let receiver = host.api.invoke(invocation(id)).unwrap();
+    assert_eq!(runtime.read().await.status, 200);
+    (runtime, receiver)
+}
+
+fn error_body(message: &str, error_type: &str) -> String {
+    format!("{{\"errorMessage\":\"{message}\",\"errorType\":\"{error_type}\"}}")
+}
+
+#[tokio::test]
+async fn headers_of_next_leave_out_what_is_empty() {
+    let host = Host::start(Options::default()).await;
+    let mut runtime = host.client().await;
+    let full = Invocation {
+        content_type: Some("text/plain".to_owned()),
+        trace_id: Some("Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=1".to_owned()),
+        client_context: Some("{\n  \"client\": \"é\"}".to_owned()),
+        cognito_identity: Some("{\"cognitoIdentityId\":\"i\",\"cognitoIdentityPoolId\":\"p\"}".to_owned()),
+        tenant_id: Some("blue".to_owned()),
+        ..invocation("a")
+    };
+    drop(host.api.invoke(full).unwrap());
+    let answer = runtime.get(NEXT).await;
+    for (name, expected) in [
+        ("Content-Type", "text/plain"),
+        ("Lambda-Runtime-Aws-Request-Id", "a"),
+        ("Lambda-Runtime-Deadline-Ms", "1700000000123"),
+        ("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:us-east-1:000000000000:function:f"),
+        ("Lambda-Runtime-Trace-Id", "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=1"),
+        ("Lambda-Runtime-Client-Context", "{   \"client\": \"é\"}"),
+        ("Lambda-Runtime-Cognito-Identity", "{\"cognitoIdentityId\":\"i\",\"cognitoIdentityPoolId\":\"p\"}"),
+        ("Lambda-Runtime-Aws-Tenant-Id", "blue"),
+    ] {
+        assert_eq!(answer.header(name), Some(expected), "{name}");
+    }
+    assert_eq!(runtime.post(&response("a"), "", "").await.status, 202);
+
+    let bare = Invocation {
+        content_type: Some(String::new()),
+        trace_id: Some(String::new()),
+        client_context: Some(String::new()),
+        ..invocation("b")
+    };
+    drop(host.api.invoke(bare).unwrap());
+    let answer = runtime.get(NEXT).await;
+    assert_eq!(answer.header("Content-Type"), Some("application/json"));
+    for name in ["Trace-Id", "Client-Context", "Cognito-Identity", "Aws-Tenant-Id"] {
+        assert_eq!(answer.header(&format!("Lambda-Runtime-{name}")), None, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn calls_in_the_wrong_order_are_told_so() {
+    let host = Host::start(Options::default()).await;
+    let mut runtime = host.client().await;
+    let answer = runtime.post(&response("x"), "", "1").await;
+    assert_eq!((answer.status, answer.body), (400, error_body("Invalid request ID", "InvalidRequestID")));
+
+    let (mut runtime, receiver) = running(&host, "a").await;
+    let answer = runtime.post("/2018-06-01/runtime/init/error", "", "{}").await;
+    let text = "State transition from Running to InitError failed for runtime. Error: State transition is not allowed";
+    assert_eq!(answer.header("Content-Type"), Some("application/json"));
+    assert_eq!((answer.status, answer.body), (403, error_body(text, "InvalidStateTransition")));
+
+    assert_eq!(runtime.post(&response("a"), "", "1").await.status, 202);
+    assert!(matches!(outcome(receiver).await, Outcome::Response { .. }));
+    let answer = runtime.post(&response("a"), "", "2").await;
+    assert_eq!(answer.status, 403);
+    assert!(answer.body.contains("from RuntimeResponseSentState to InvocationResponse"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn an_init_error_is_taken_once() {
+    let mut host = Host::start(Options::default()).await;
+    let mut runtime = host.client().await;
+    let path = "/2018-06-01/runtime/init/error";
+    let body = "{\"errorMessage\":\"no module\"}";
+    let answer = runtime.post(path, "Lambda-Runtime-Function-Error-Type: Runtime.ImportModuleError\r\n", body).await;
+    assert_eq!((answer.status, answer.body.as_str()), (202, "{\"status\":\"OK\"}"));
+    let expected = Event::InitError { error_type: "Runtime.ImportModuleError".to_owned(), body: body.into() };
+    assert_eq!(host.event().await, expected);
+    assert_eq!(runtime.post(path, "", body).await.status, 403);
+    assert_eq!(runtime.get(NEXT).await.status, 403);
+
+    // A report that is too large still counts, without its text.
+    host.api.reset();
+    let mut runtime = host.client().await;
+    let answer = runtime.post(path, "", &"x".repeat(256 * 1024 + 1)).await;
+    assert_eq!(answer.status, 413);
+    let text = error_body("Exceeded maximum allowed payload size (262144 bytes).", "Runtime.Unknown");
+    assert_eq!(host.event().await, Event::InitError { error_type: "Runtime.Unknown".to_owned(), body: text.into() });
+}
+
+#[tokio::test]
+async fn an_error_carries_its_type_and_cause() {
+    let host = Host::start(Options::default()).await;
+    let (mut runtime, receiver) = running(&host, "a").await;
+    let headers = "Lambda-Runtime-Function-Error-Type: Function.Boom\r\n\
+                   Lambda-Runtime-Function-XRay-Error-Cause: {\"message\":\"m\"}\r\n";
+    let path = "/2018-06-01/runtime/invocation/a/error";
+    assert_eq!(runtime.post(path, headers, "{\"errorMessage\":\"m\"}").await.status, 202);
+    let cause = "{\"exceptions\":null,\"working_directory\":\"\",\"paths\":null,\"message\":\"m\"}";
+    let expected = Outcome::Error {
+        error_type: "Function.Boom".to_owned(),
+        body: Bytes::from_static(b"{\"errorMessage\":\"m\"}"),
+        xray_cause: Some(cause.into()),
+    };
+    assert_eq!(outcome(receiver).await, expected);
+
+    let (mut runtime, receiver) = running(&host, "b").await;
+    let headers = "Content-Type: application/vnd.aws.lambda.error.cause+json\r\n";
+    let body = "{\"errorMessage\":\"m\",\"errorType\":\"T\",\"errorCause\":{\"message\":\"m\"}}";
+    assert_eq!(runtime.post("/2018-06-01/runtime/invocation/b/error", headers, body).await.status, 202);
+    let expected = Outcome::Error {
+        error_type: "Runtime.Unknown".to_owned(),
+        body: Bytes::from_static(b"{\"errorMessage\":\"m\",\"errorType\":\"T\"}"),
+        xray_cause: Some(cause.into()),
+    };
+    assert_eq!(outcome(receiver).await, expected);
+}
+
+#[tokio::test]
+async fn an_answer_over_the_limit_gets_413_and_the_connection_lives_on() {
+    let host = Host::start(Options { response_limit: 1000, ..Options::default() }).await;
+    let refusal = error_body("Exceeded maximum allowed payload size (1000 bytes).", "RequestEntityTooLarge");
+    let (mut runtime, receiver) = running(&host, "exact").await;
+    assert_eq!(runtime.post(&response("exact"), "", &"x".repeat(1000)).await.status, 202);
+    assert!(matches!(outcome(receiver).await, Outcome::Response { body, .. } if body.len() == 1000));
+
+    let receiver = host.api.invoke(invocation("length")).unwrap();
+    assert_eq!(runtime.get(NEXT).await.status, 200);
+    // The announced length is enough: the outcome does not wait for the body.
+    runtime.write(format!("POST {} HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n", response("length"))).await;
+    assert_eq!(outcome(receiver).await, Outcome::ResponseTooLarge { limit: 1000 });
+    runtime.write("x".repeat(1001)).await;
+    let answer = runtime.read().await;
+    assert_eq!((answer.status, answer.body), (413, refusal.clone()));
+
+    let receiver = host.api.invoke(invocation("chunks")).unwrap();
+    assert_eq!(runtime.get(NEXT).await.status, 200);
+    runtime
+        .write(format!("POST {} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", response("chunks")))
+        .await;
+    let chunk = format!("1f4\r\n{}\r\n", "x".repeat(500));
+    runtime.write(chunk.repeat(3)).await;
+    assert_eq!(outcome(receiver).await, Outcome::ResponseTooLarge { limit: 1000 });
+    runtime.write("0\r\n\r\n").await;
+    let answer = runtime.read().await;
+    assert_eq!((answer.status, answer.body), (413, refusal));
+    runtime.ask(NEXT).await;
+    let receiver = host.api.invoke(invocation("last")).unwrap();
+    assert_eq!(runtime.read().await.status, 200);
+    drop(receiver);
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_truncated() {
+    let mut host = Host::start(Options::default()).await;
+    for (round, head) in
+        ["Content-Length: 100\r\n\r\npart", "Transfer-Encoding: chunked\r\n\r\n5\r\npart"].iter().enumerate()
+    {
+        let id = format!("id-{round}");
+        let (mut runtime, receiver) = running(&host, &id).await;
+        runtime.write(format!("POST {} HTTP/1.1\r\nHost: x\r\n{head}", response(&id))).await;
+        drop(runtime);
+        assert_eq!(outcome(receiver).await, Outcome::Truncated);
+    }
+    // Chunks that make no sense are no complete body either; this client stays to hear so.
+    let (mut runtime, receiver) = running(&host, "garbage").await;
+    runtime
+        .write(format!("POST {} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", response("garbage")))
+        .await;
+    assert_eq!(outcome(receiver).await, Outcome::Truncated);
+    assert_eq!(host.event().await, Event::InitDone);
+}
+
+#[tokio::test]
+async fn an_unknown_response_mode_fails_the_invocation() {
+    let mut host = Host::start(Options::default()).await;
+    let (mut runtime, receiver) = running(&host, "a").await;
+    let answer = runtime.post(&response("a"), "Lambda-Runtime-Function-Response-Mode: buffered\r\n", "1").await;
+    let expected = error_body("Invalid function response mode", "InvalidFunctionResponseMode");
+    assert_eq!((answer.status, answer.body), (400, expected));
+    assert_eq!(outcome(receiver).await, Outcome::InvalidResponseMode);
+    runtime.ask(NEXT).await;
+    assert_eq!([host.event().await, host.event().await], [Event::InitDone, Event::Idle]);
+}
+
+#[tokio::test]
+async fn a_streamed_answer_is_gathered_and_may_end_in_failure() {
+    const STREAM: &str =
+        "Host: x\r\nLambda-Runtime-Function-Response-Mode: streaming\r\nTransfer-Encoding: chunked\r\n";
+    const TRAILER: &str =
+        "Trailer: Lambda-Runtime-Function-Error-Type\r\nTrailer: Lambda-Runtime-Function-Error-Body\r\n";
+    const TYPE: &str = "Lambda-Runtime-Function-Error-Type: Function.Boom\r\n";
+    const BODY: &str = "Lambda-Runtime-Function-Error-Body: eyJhIjoxfQ==\r\n";
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let response_of = |body: &str| Outcome::Response {
+        body: body.to_owned().into(),
+        content_type: Some("text/plain".to_owned()),
+        streaming: true,
+    };
+    let failure = Outcome::Error {
+        error_type: "Function.Boom".to_owned(),
+        body: Bytes::from_static(b"{\"a\":1}"),
+        xray_cause: None,
+    };
+    let text = format!("{TYPE}{BODY}");
+    let cases = [
+        ("plain", "", format!("{}{}0\r\n\r\n", chunk("one "), chunk("two")), response_of("one two")),
+        ("real trailers", TRAILER, format!("{}0\r\n{TYPE}{BODY}\r\n", chunk("one")), failure.clone()),
+        ("text at the end", TRAILER, format!("{}{}{}0\r\n\r\n", chunk("one"), chunk(TYPE), chunk(BODY)), failure),
+        ("the same text, not announced", "", format!("{}0\r\n\r\n", chunk(&text)), response_of(&text)),
+        ("announced, but all went well", TRAILER, format!("{}0\r\n\r\n", chunk("fine")), response_of("fine")),
+    ];
+    let host = Host::start(Options::default()).await;
+    for (name, headers, body, expected) in cases {
+        let (mut runtime, receiver) = running(&host, "a").await;
+        let path = response("a");
+        runtime.write(format!("POST {path} HTTP/1.1\r\n{STREAM}{headers}Content-Type: text/plain\r\n\r\n{body}")).await;
+        assert_eq!(runtime.read().await.status, 202, "{name}");
+        assert_eq!(outcome(receiver).await, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_invocation_survives_the_connection_that_waited_for_it() {
+    let mut host = Host::start(Options::default()).await;
+    let mut first = host.client().await;
+    first.ask(NEXT).await;
+    assert_eq!(host.event().await, Event::InitDone);
+    drop(first);
+    // Whether the server has noticed the loss by now or not, the second connection gets it.
+    let receiver = host.api.invoke(invocation("a")).unwrap();
+    let mut second = host.client().await;
+    let answer = second.get(NEXT).await;
+    assert_eq!(answer.header("Lambda-Runtime-Aws-Request-Id"), Some("a"));
+    assert_eq!(second.post(&response("a"), "", "1").await.status, 202);
+    assert!(matches!(outcome(receiver).await, Outcome::Response { .. }));
+}
+
+#[tokio::test]
+async fn parallel_next_calls_wait_for_one_invocation_each() {
+    let mut host = Host::start(Options::default()).await;
+    let mut clients = [host.client().await, host.client().await];
+    clients[0].ask(NEXT).await;
+    assert_eq!(host.event().await, Event::InitDone);
+    clients[1].ask(NEXT).await;
+    let both = "waiting: [CallId(0), CallId(1)]";
+    timeout(DEADLINE, async {
+        while !format!("{:?}", host.api).contains(both) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the second call never waited");
+    let receiver = host.api.invoke(invocation("a")).unwrap();
+    assert_eq!(clients[0].read().await.header("Lambda-Runtime-Aws-Request-Id"), Some("a"));
+    assert_eq!(clients[0].post(&response("a"), "", "1").await.status, 202);
+    outcome(receiver).await;
+    let receiver = host.api.invoke(invocation("b")).unwrap();
+    clients[0].ask(NEXT).await;
+    assert_eq!(clients[1].read().await.header("Lambda-Runtime-Aws-Request-Id"), Some("b"));
+    drop(receiver);
+}
+
+#[tokio::test]
+async fn an_abandoned_invocation_cannot_be_answered() {
+    let host = Host::start(Options::default()).await;
+    let (mut runtime, receiver) = running(&host, "a").await;
+    assert_eq!(host.api.invoke(invocation("b")).unwrap_err(), crate::InvokeRefused::Busy);
+    host.api.abandon();
+    assert!(timeout(DEADLINE, receiver).await.unwrap().is_err());
+    let answer = runtime.post(&response("a"), "", "1").await;
+    assert_eq!((answer.status, answer.body), (400, error_body("Invalid request ID", "InvalidRequestID")));
+}
+
+#[tokio::test]
+async fn a_reset_ends_the_old_connections_and_serves_new_ones() {
+    let mut host = Host::start(Options::default()).await;
+    let mut waiting = host.client().await;
+    waiting.ask(NEXT).await;
+    assert_eq!(host.event().await, Event::InitDone);
+    let mut idle = host.client().await;
+    assert_eq!(idle.get("/2018-06-01/ping").await.status, 200);
+    host.api.reset();
+    assert!(waiting.try_read().await.is_none(), "a waiting call ends without an answer");
+    idle.ask(NEXT).await;
+    assert!(idle.try_read().await.is_none(), "a connection of the old runtime cannot act for the new one");
+    let mut new = host.client().await;
+    new.ask(NEXT).await;
+    assert_eq!(host.event().await, Event::InitDone);
+}
+
+#[tokio::test]
+async fn a_closed_server_is_gone() {
+    for by_drop in [false, true] {
+        let host = Host::start(Options::default()).await;
+        let (mut runtime, receiver) = running(&host, "a").await;
+        let Host { api, mut events, address } = host;
+        if by_drop {
+            drop(api);
+        } else {
+            api.close();
+            assert_eq!(api.invoke(invocation("b")).unwrap_err(), crate::InvokeRefused::Closed);
+        }
+        assert!(timeout(DEADLINE, receiver).await.unwrap().is_err());
+        assert!(runtime.try_read().await.is_none());
+        while timeout(DEADLINE, events.recv()).await.unwrap().is_some() {}
+        timeout(DEADLINE, async { while TcpStream::connect(address).await.is_ok() {} }).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_hostile_client_harms_nobody_else() {
+    let host = Host::start(Options { max_connections: 102, ..Options::default() }).await;
+    let mut garbage = host.client().await;
+    garbage.write(b"\x16\x03\x01\x02\x00\x01\x00 nonsense\r\n\r\n").await;
+    assert_eq!(garbage.read().await.status, 400);
+    assert!(garbage.try_read().await.is_none());
+
+    let mut huge = host.client().await;
+    let header = format!("GET {NEXT} HTTP/1.1\r\nHost: x\r\nX: {}\r\n", "x".repeat(256 * 1024));
+    // The server may answer and end the connection before it has taken everything.
+    let _ = huge.stream.write_all(header.as_bytes()).await;
+    assert!(huge.try_read().await.is_none_or(|answer| answer.status == 431));
+
+    // A hundred connections that never finish their head.
+    let mut slow = Vec::new();
+    for _ in 0..100 {
+        let mut client = host.client().await;
+        client.write(format!("GET {NEXT} HTTP/1.1\r\nHost:")).await;
+        slow.push(client);
+    }
+    let (mut runtime, receiver) = running(&host, "a").await;
+    assert_eq!(runtime.post(&response("a"), "", "1").await.status, 202);
+    outcome(receiver).await;
+
+    // With two more the limit is reached: the next one waits until one of them has gone.
+    let mut last = host.client().await;
+    assert_eq!(last.get("/ping").await.status, 200);
+    let mut late = host.client().await;
+    late.ask("/ping").await;
+    slow.pop();
+    assert_eq!(late.read().await.status, 200);
+}
+
+#[tokio::test]
+async fn requests_that_come_together_are_answered_one_after_the_other() {
+    let host = Host::start(Options::default()).await;
+    let mut client = host.client().await;
+    client.write("GET /ping HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!((client.read().await.status, client.read().await.status), (200, 404));
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_continue_gets_it() {
+    let host = Host::start(Options::default()).await;
+    let (mut runtime, receiver) = running(&host, "a").await;
+    let path = response("a");
+    runtime
+        .write(format!("POST {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n"))
+        .await;
+    assert_eq!(runtime.read().await.status, 100);
+    runtime.write("1").await;
+    assert_eq!(runtime.read().await.status, 202);
+    outcome(receiver).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_environment_is_restored() {
+    let mut host = Host::start(Options { snapshot: true, ..Options::default() }).await;
+    let mut runtime = host.client().await;
+    assert_eq!(host.api.restore(), Err(crate::RestoreRefused));
+    runtime.ask("/2018-06-01/runtime/restore/next").await;
+    assert_eq!(host.event().await, Event::RestoreReady);
+    host.api.restore().unwrap();
+    let answer = runtime.read().await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+    runtime.ask(NEXT).await;
+    assert_eq!(host.event().await, Event::InitDone);
+}
+
+mod extensions;
+mod hyper_client;
