@@ -1,0 +1,367 @@
+"""The Python runtime beside Lambda's own client, awslambdaric: what they post and log must be the same."""
+
+import glob
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+from runtime_harness import REQUEST_ID, RUNTIMES, invocation, mask, run, write
+
+OURS = [sys.executable, RUNTIMES / "python" / "bootstrap.py"]
+OFFICIAL = [sys.executable, "-m", "awslambdaric"]
+HAS_OFFICIAL = importlib.util.find_spec("awslambdaric") is not None
+needs_official = pytest.mark.skipif(not HAS_OFFICIAL, reason="awslambdaric is not installed")
+ENV = {"AWS_EXECUTION_ENV": "AWS_Lambda_python3.12"}
+
+FILES = {
+    "app.py": '''
+import os, sys
+
+def echo(event, context):
+    return event
+
+def nothing(event, context):
+    pass
+
+def text(event, context):
+    return "grüß\\u2028 <&> \\x7f 𝄞 \\ud83d"[:-1]
+
+def raw(event, context):
+    return b"\\x00\\xff raw"
+
+def numbers(event, context):
+    import decimal
+    return [1, 1.5, -0.0, 1e300, float("nan"), float("-inf"), True, None, 2**70, decimal.Decimal("1.10"),
+            {"d": decimal.Decimal("NaN"), "e": [decimal.Decimal("-3.000")]}]
+
+def shapes(event, context):
+    import collections, enum
+    Point = collections.namedtuple("Point", "x y")
+    class Color(enum.IntEnum):
+        RED = 1
+    return {"p": Point(1, Point(2, 3)), "t": (1, 2), "b": b"bytes", b"k": 1, 5: 6, None: 7, True: 8, 1.5: 9,
+            "c": Color.RED, "o": collections.OrderedDict(a=1), "l": [Point(0, 0)]}
+
+def unserializable(event, context):
+    return {"a": {1, 2}}
+
+def bad_keys(event, context):
+    return {(1, 2): 3}
+
+def cyclic(event, context):
+    a = []
+    a.append(a)
+    return a
+
+def bad_bytes(event, context):
+    return {"a": b"\\xff"}
+
+def lone_surrogate(event, context):
+    return "\\ud83d"
+
+class Oops(Exception):
+    pass
+
+def inner(event):
+    raise Oops("broken ünï " + str(event))
+
+def fails(event, context):
+    try:
+        inner(event)
+    except Oops as error:
+        raise ValueError("outer\\nline") from error
+
+def no_message(event, context):
+    raise KeyError()
+
+def deep(event, context):
+    def recurse(n):
+        if n == 0:
+            raise RuntimeError("deep")
+        recurse(n - 1)
+    recurse(20)
+
+def exits(event, context):
+    sys.exit(3)
+
+def exits_hard(event, context):
+    os._exit(7)
+
+def fields(event, context):
+    first = {n: getattr(context, n) for n in ("function_name", "function_version", "invoked_function_arn",
+             "memory_limit_in_mb", "aws_request_id", "log_group_name", "log_stream_name", "tenant_id")}
+    cc = context.client_context
+    first["client_context"] = None if cc is None else {"custom": cc.custom, "env": cc.env, "client": repr(cc.client)}
+    first["identity"] = [context.identity.cognito_identity_id, context.identity.cognito_identity_pool_id]
+    first["remaining"] = 0 < context.get_remaining_time_in_millis() <= 60000
+    first["trace"] = os.environ.get("_X_AMZN_TRACE_ID")
+    first["w3c"] = context.w3c()
+    first["repr"] = repr(context)
+    first["cwd"] = os.getcwd()
+    return first
+
+def prints(event, context):
+    print("one")
+    print("two", "three", sep="\\n")
+    sys.stdout.write("half ")
+    sys.stdout.write("line\\n")
+    print("err", file=sys.stderr)
+    context.log("through the context\\n")
+
+def partial(event, context):
+    print("open line", end="")
+
+def logs(event, context):
+    import logging
+    logger = logging.getLogger()
+    logger.setLevel("INFO")
+    logger.debug("not shown")
+    logger.info("info %s", "ünï")
+    logger.warning("two\\nlines")
+    logging.getLogger("named").error("named")
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        logger.exception("caught")
+    logger.info("extra", extra={"order": 7, "odd": {1}})
+    logger.info({"as": "object"})
+    context.log("through the context")
+
+value = 5
+''',
+    "early_logs.py": '''
+import logging
+logging.getLogger().setLevel(logging.INFO)
+logging.info("at init")
+def handler(event, context):
+    logging.getLogger("x").info("at invoke")
+''',
+    "pkg/sub/mod.py": "def handler(event, context):\n    return __name__\n",
+    "import_error.py": "import does_not_exist_at_all\n",
+    "from_import_error.py": "from os import does_not_exist\n",
+    "syntax_error.py": "def handler(event, context):\n    return (\n",
+    "raises.py": "def boom():\n    raise ValueError('at init')\nboom()\n",
+    "init_exit.py": "import sys\nprint('leaving')\nsys.exit(4)\n",
+    "init_exit_text.py": "import sys\nsys.exit('a text')\n",
+    "paths.py": "import sys\ndef handler(event, context):\n    return sys.path[:1]\n",
+}
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("task"), FILES)
+
+
+def both(task, handler, invocations, env=None, **options):
+    ours = run(OURS, task, handler, invocations, {**ENV, **(env or {})}, **options)
+    theirs = run(OFFICIAL, task, handler, invocations, {**ENV, **(env or {})}, arguments=[handler], **options)
+    return ours, theirs
+
+
+def normal_cause(post):
+    cause = post.xray_cause
+    if cause:
+        cause["paths"].sort()
+    return cause
+
+
+def assert_same_posts(ours, theirs):
+    assert [post.path for post in ours.posts] == [post.path for post in theirs.posts]
+    for mine, reference in zip(ours.posts, theirs.posts):
+        assert mine.body.decode("utf-8", "replace") == reference.body.decode("utf-8", "replace")
+        assert normal_cause(mine) == normal_cause(reference)
+        names = ["content-type", "lambda-runtime-function-error-type", "lambda-runtime-function-response-mode"]
+        if mine.path == "init/error":
+            # The reference sends this one report without a content type.
+            names.remove("content-type")
+        for name in names:
+            if reference.headers.get(name) is not None:
+                assert mine.headers.get(name) == reference.headers.get(name), name
+
+
+def without_notices(text):
+    """The reference's general advice about runtime updates is not ours to give."""
+    lines = [line for line in text.splitlines(keepends=True) if "LAMBDA_WARNING" not in line]
+    return mask("".join(lines))
+
+
+SUCCESS = [
+    ("app.echo", [invocation({"a": [1, {"b": None}], "ü": "é𝄞"})]),
+    ("app.echo", [invocation(b' {"deep": [[[[]]]], "n": -1.5e-7, "big": 123456789012345678901234567890} \n')]),
+    ("app.echo", [invocation(b'"text"'), invocation(b"null"), invocation(b"[]"), invocation(b"17")]),
+    ("app.echo", [invocation(b"not json", **{"Content-Type": "text/plain"})]),
+    ("app.echo", [invocation({"large": "xyz" * 350000})]),
+    ("app.nothing", [invocation()]),
+    ("app.text", [invocation()]),
+    ("app.raw", [invocation()]),
+    ("app.numbers", [invocation()]),
+    ("app.shapes", [invocation()]),
+    ("pkg/sub/mod.handler", [invocation()]),
+    ("pkg.sub.mod.handler", [invocation()]),
+    ("app.fields", [invocation()]),
+    (
+        "app.fields",
+        [
+            invocation(
+                Lambda_Runtime_Client_Context=json.dumps(
+                    {
+                        "custom": {"k": "v"},
+                        "env": {"locale": "de"},
+                        "client": {"installation_id": "i", "app_title": "t"},
+                        "w3c": {"traceparent": "00-1", "other": "x", "baggage": 5},
+                    }
+                ),
+                Lambda_Runtime_Cognito_Identity='{"cognitoIdentityId":"id","cognitoIdentityPoolId":"pool"}',
+                Lambda_Runtime_Aws_Tenant_Id="tenant-1",
+            ),
+            invocation(request_id="second", Lambda_Runtime_Trace_Id=None),
+        ],
+    ),
+]
+
+FAILURE = [
+    ("app.fails", [invocation({"x": 1}), invocation()]),
+    ("app.no_message", [invocation()]),
+    ("app.deep", [invocation()]),
+    ("app.unserializable", [invocation()]),
+    ("app.bad_keys", [invocation()]),
+    ("app.cyclic", [invocation()]),
+    ("app.bad_bytes", [invocation()]),
+    ("app.echo", [invocation(b"")]),
+    ("app.fields", [invocation(Lambda_Runtime_Client_Context="{bad")]),
+    ("app.fields", [invocation(Lambda_Runtime_Cognito_Identity="{bad")]),
+]
+
+INIT = ["import_error.handler", "from_import_error.handler", "syntax_error.handler", "raises.handler", "nodots",
+        "app.missing", "absent.handler", "sys.handler", "", "init_exit.handler", "init_exit_text.handler"]  # fmt: skip
+
+
+@needs_official
+@pytest.mark.parametrize("handler,invocations", SUCCESS)
+def test_responses_are_the_references(task, handler, invocations):
+    ours, theirs = both(task, handler, invocations)
+    assert len(ours.posts) == len(invocations)
+    assert_same_posts(ours, theirs)
+    assert without_notices(ours.stdout) == without_notices(theirs.stdout)
+
+
+@needs_official
+@pytest.mark.parametrize("handler,invocations", FAILURE)
+def test_error_reports_are_the_references(task, handler, invocations):
+    ours, theirs = both(task, handler, invocations)
+    assert len(ours.posts) == len(invocations) and all(post.path.endswith("/error") for post in ours.posts)
+    assert_same_posts(ours, theirs)
+    assert without_notices(ours.stdout) == without_notices(theirs.stdout)
+    assert ours.nexts == theirs.nexts == len(invocations) + 1, "the runtime goes on after an error"
+
+
+@needs_official
+def test_an_event_that_is_not_json_is_the_references_error(task):
+    # Words after the colon are the JSON library's, and the reference brings another one.
+    ours, theirs = both(task, "app.echo", [invocation(b"{not json")])
+    messages = [result.post.json["errorMessage"] for result in (ours, theirs)]
+    assert all(text.startswith("Unable to unmarshal input: Expecting property name") for text in messages), messages
+    assert ours.post.json["errorType"] == theirs.post.json["errorType"] == "Runtime.UnmarshalError"
+
+
+@needs_official
+@pytest.mark.parametrize("handler", INIT)
+def test_failed_inits_are_the_references(task, handler):
+    ours, theirs = both(task, handler, [invocation()])
+    assert_same_posts(ours, theirs)
+    assert ours.exit_code == theirs.exit_code is not None
+    assert ours.nexts == theirs.nexts == 0
+    assert without_notices(ours.stdout) == without_notices(theirs.stdout)
+
+
+@needs_official
+@pytest.mark.parametrize("handler", ["app.exits", "app.exits_hard"])
+def test_a_process_that_ends_is_left_to_the_platform(task, handler):
+    ours, theirs = both(task, handler, [invocation()])
+    assert ours.posts == theirs.posts == []
+    assert ours.exit_code == theirs.exit_code is not None
+
+
+@needs_official
+@pytest.mark.parametrize("env", [{}, {"AWS_EXECUTION_ENV": "AWS_Lambda_python3.11"}])
+def test_characters_outside_ascii_follow_the_release(task, env):
+    ours, theirs = both(task, "app.text", [invocation()], env)
+    assert_same_posts(ours, theirs)
+
+
+LOG_ENVIRONMENTS = [
+    {},
+    {"AWS_LAMBDA_LOG_LEVEL": "WARN"},
+    {"AWS_LAMBDA_LOG_FORMAT": "JSON"},
+    {"AWS_LAMBDA_LOG_FORMAT": "JSON", "AWS_LAMBDA_LOG_LEVEL": "ERROR"},
+    {"AWS_LAMBDA_LOG_FORMAT": "JSON", "AWS_LAMBDA_LOG_LEVEL": "TRACE"},
+]
+
+
+@needs_official
+@pytest.mark.parametrize("env", LOG_ENVIRONMENTS)
+@pytest.mark.parametrize("handler", ["app.logs", "early_logs.handler", "app.fails", "raises.handler"])
+def test_log_records_are_the_references(task, handler, env):
+    tenant = {"Lambda_Runtime_Aws_Tenant_Id": "t-1"}
+    ours, theirs = both(task, handler, [invocation(**tenant)], env)
+    assert without_notices(ours.stdout) == without_notices(theirs.stdout)
+
+    ours, theirs = both(task, handler, [invocation(**tenant)], env, log_fd=True)
+    notices = [frame for frame in theirs.frames if "LAMBDA_WARNING" not in frame.message]
+    assert [(f.kind, mask(f.message)) for f in ours.frames] == [(f.kind, mask(f.message)) for f in notices]
+
+
+@needs_official
+def test_printed_text_is_the_references(task):
+    ours, theirs = both(task, "app.prints", [invocation()])
+    assert (ours.stdout, ours.stderr) == (theirs.stdout, theirs.stderr)
+
+
+def test_printed_lines_are_frames_where_there_is_a_descriptor(task):
+    result = run(OURS, task, "app.prints", [invocation()], ENV, log_fd=True)
+    expected = ["one\n", "two\n", "three\n", "half line\n", "err\n", "through the context\n"]
+    assert [(f.kind, f.message) for f in result.frames] == [(0xA55A0003, text) for text in expected]
+    assert result.stdout == result.stderr == ""
+
+
+def test_an_open_line_does_not_wait_for_the_next_invocation(task):
+    result = run(OURS, task, "app.partial", [invocation(), invocation()], ENV, log_fd=True)
+    assert [f.message for f in result.frames] == ["open line\n", "open line\n"]
+    assert run(OURS, task, "app.partial", [invocation()], ENV).stdout == "open line"
+
+
+def test_a_refused_response_does_not_end_the_environment(task):
+    result = run(OURS, task, "app.echo", [invocation({"n": 1}, status=413), invocation({"n": 2})], ENV)
+    assert len(result.posts) == 2 and result.exit_code is None
+    assert "Http response code: 413" in result.stderr
+
+
+def test_a_response_that_is_no_text_is_an_error_not_a_crash(task):
+    result = run(OURS, task, "app.lone_surrogate", [invocation(), invocation()], ENV)
+    assert [post.path for post in result.posts] == ["invocation/%s/error" % REQUEST_ID] * 2
+    assert result.posts[0].json["errorType"] == "Runtime.MarshalError"
+
+
+def test_the_functions_own_modules_come_first(task):
+    assert run(OURS, task, "paths.handler", [invocation()], ENV).post.json == [str(task)]
+
+
+def other_pythons():
+    found = sorted(glob.glob("/usr/bin/python3.?*") + glob.glob("/root/.pyenv/versions/3.*/bin/python3"))
+    return [path for path in found if "config" not in path]
+
+
+@pytest.mark.parametrize("python", other_pythons())
+def test_every_python_of_this_machine_serves(task, python):
+    version = subprocess.run([python, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True)
+    if version.returncode != 0:
+        pytest.skip("%s does not run" % python)
+    command = [python, RUNTIMES / "python" / "bootstrap.py"]
+    result = run(command, task, "app.logs", [invocation(), invocation()], ENV, log_fd=True)
+    assert len(result.posts) == 2, result.stderr
+    failed = run(command, task, "app.fails", [invocation()], ENV)
+    assert failed.post.json["errorType"] == "ValueError"
+    shapes = run(command, task, "app.numbers", [invocation()], ENV)
+    assert b"1.10" in shapes.post.body and b"-3.000" in shapes.post.body
