@@ -5,9 +5,12 @@
 
 pub mod cgroup;
 pub mod host;
+pub mod namespace;
 pub mod net;
 mod pool;
 pub mod tmp_disk;
+
+pub use namespace::helper::run_if_helper;
 
 use std::collections::BTreeMap;
 use std::future::Future;

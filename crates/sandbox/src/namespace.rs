@@ -1,0 +1,218 @@
+//! The namespace backend: processes of the host's kernel, each sandbox in namespaces, a root and a user of its own.
+//!
+//! ```text
+//! server ---------- SOCK_SEQPACKET ---------- supervisor        clone, kill, "has ended"
+//!   |                                             | clone3(NEWNS|NEWPID|NEWIPC|NEWUTS)
+//!   `------ SOCK_SEQPACKET per sandbox ------ init (pid 1)      settle, build, spawn, signal, kill all, "process ended"
+//!                                                 | clone3(INTO_CGROUP)
+//!                                              tenant processes
+//! ```
+//!
+//! A sandbox is `Cloned -> Settled -> Built -> Ended`. The server makes control group, network and disk while the supervisor
+//! clones, and hands them to init as descriptors. Freezing and measuring go straight to the control group, which holds
+//! the tenants but not init.
+//!
+//! What remains when something dies: if the server dies, the supervisor and every init read the end of their sockets,
+//! the inits exit, the kernel kills the rest, and the supervisor removes the control groups. If the supervisor dies, the
+//! kernel kills the inits (`PR_SET_PDEATHSIG`). If both are killed at once, the kernel does the same, and only the empty
+//! directories of control groups stay until the next server starts; on version 1, processes that were frozen wait
+//! for that too. Mounts, networks and disks have no names on the host and go with the last process.
+
+mod channel;
+mod control;
+pub mod helper;
+mod identity;
+mod init;
+mod landlock;
+mod link;
+mod live;
+mod loopback;
+mod root;
+mod seccomp;
+mod step;
+mod supervisor;
+mod sys;
+mod tenant;
+mod wire;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub use helper::Helper;
+
+use self::identity::Identities;
+use self::link::Link;
+use self::live::{Live, NamespaceSandbox};
+use crate::cgroup::{CgroupError, Cgroups, Limits};
+use crate::host::Loss;
+use crate::net::{NetError, NetOptions, NetworkMode, Networks};
+use crate::tmp_disk::{TmpDiskError, TmpDiskOptions, TmpDisks};
+use crate::{Backend, BoxFuture, CreateError, Sandbox, SandboxSpec};
+
+/// How long the supervisor may take to kill what is left when the backend ends.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How the backend is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The supervisor's program.
+    pub helper: Helper,
+    /// Name of the control group below which this and other servers keep theirs.
+    pub cgroup_parent: String,
+    /// What network the sandboxes have.
+    pub network: NetworkMode,
+    /// Details of the network.
+    pub net: NetOptions,
+    /// Where the disks for `/tmp` are kept.
+    pub tmp: TmpDiskOptions,
+    /// The first of the users that sandboxes run as: each takes one, and the group of the same number. `None` picks a
+    /// range that no host gives to people: from 1,073,741,824 (2^30), or the upper end of what a container may use.
+    pub first_uid: Option<u32>,
+    /// Most sandboxes at a time, which is the length of that range.
+    pub max_sandboxes: u32,
+}
+
+impl Options {
+    /// Defaults, with the disks for `/tmp` in `tmp_dir`: NAT as root, the host's network otherwise.
+    pub fn new(tmp_dir: PathBuf) -> Options {
+        let root = rustix::process::geteuid().is_root();
+        Options {
+            helper: Helper::default(),
+            cgroup_parent: "firelet".into(),
+            network: if root { NetworkMode::Nat } else { NetworkMode::Host },
+            net: NetOptions::default(),
+            tmp: TmpDiskOptions { dir: tmp_dir, pool_size: 4 },
+            first_uid: None,
+            max_sandboxes: 16_384,
+        }
+    }
+}
+
+/// Why the backend could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The supervisor could not be started.
+    #[error("could not start the sandbox supervisor {}", program.display())]
+    Supervisor {
+        /// Its program.
+        program: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// There are no control groups.
+    #[error("control groups cannot be used")]
+    Cgroups(#[from] CgroupError),
+    /// There is no network.
+    #[error("the network of sandboxes cannot be set up")]
+    Network(#[from] NetError),
+    /// There are no disks.
+    #[error("disks for /tmp cannot be made")]
+    TmpDisks(#[from] TmpDiskError),
+    /// The kernel does not say which users there are.
+    #[error("could not read /proc/self/uid_map")]
+    Identities(#[source] io::Error),
+    /// Without root, a network can only be had from the host.
+    #[error("NAT for sandboxes needs root: run as root, or choose the network \"off\" or \"host\"")]
+    NatNeedsRoot,
+}
+
+/// The backend. Cheap to clone; [`Backend::shutdown`] ends it for all clones.
+#[derive(Debug, Clone)]
+pub struct Namespace {
+    host: Arc<Host>,
+}
+
+/// What the sandboxes of one backend share.
+#[derive(Debug)]
+struct Host {
+    link: Arc<Link>,
+    supervisor: Mutex<Option<Child>>,
+    cgroups: Cgroups,
+    /// `None`: every init makes a network of loopback alone for itself (no root, network off).
+    networks: Option<Networks>,
+    disks: TmpDisks,
+    identities: Arc<Identities>,
+    live: Mutex<std::collections::HashMap<u64, Arc<Live>>>,
+    losses: Vec<Loss>,
+}
+
+impl Namespace {
+    /// Starts the supervisor and removes what a dead predecessor left. Called inside a tokio runtime.
+    pub fn start(options: Options) -> Result<Namespace, StartError> {
+        let root = rustix::process::geteuid().is_root();
+        let cgroups = Cgroups::detect(&options.cgroup_parent)?;
+        cgroups.remove_stale();
+        let networks = match options.network {
+            NetworkMode::Nat if !root => return Err(StartError::NatNeedsRoot),
+            NetworkMode::Off if !root => None,
+            mode => Some(Networks::start(mode, options.net)?),
+        };
+        let disks = TmpDisks::start(options.tmp)?;
+        let identities = Identities::new(root, options.first_uid, options.max_sandboxes);
+        let identities = Arc::new(identities.map_err(StartError::Identities)?);
+        let failed = |source| StartError::Supervisor { program: options.helper.program.clone(), source };
+        let (child, socket) = options.helper.start().map_err(failed)?;
+        let link = Link::new(socket).map_err(failed)?;
+        let losses = cgroups.losses();
+        let supervisor = Mutex::new(Some(child));
+        let live = Mutex::default();
+        let host = Host { link, supervisor, cgroups, networks, disks, identities, live, losses };
+        Ok(Namespace { host: Arc::new(host) })
+    }
+
+    /// What this host does not give to sandboxes, and how it could.
+    pub fn losses(&self) -> &[Loss] {
+        &self.host.losses
+    }
+
+    /// Process number of the supervisor, while it runs.
+    pub fn supervisor_pid(&self) -> Option<u32> {
+        self.host.supervisor.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Child::id)
+    }
+}
+
+impl Backend for Namespace {
+    fn name(&self) -> &'static str {
+        "namespace"
+    }
+
+    fn create<'a>(&'a self, spec: SandboxSpec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, CreateError>> {
+        Box::pin(async move {
+            let sandbox = NamespaceSandbox::create(&self.host, spec).await?;
+            Ok(Box::new(sandbox) as Box<dyn Sandbox>)
+        })
+    }
+
+    fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()> {
+        Box::pin(self.host.shut_down())
+    }
+}
+
+impl Host {
+    async fn shut_down(&self) {
+        let live: Vec<Arc<Live>> = {
+            let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            live.drain().map(|(_, live)| live).collect()
+        };
+        let mut burials: tokio::task::JoinSet<()> = tokio::task::JoinSet::new();
+        for live in live {
+            let link = Arc::clone(&self.link);
+            burials.spawn(async move { live.bury(&link).await });
+        }
+        while burials.join_next().await.is_some() {}
+        self.link.hang_up();
+        let supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut child) = supervisor {
+            let waited = tokio::task::spawn_blocking(move || child.wait());
+            if tokio::time::timeout(PATIENCE, waited).await.is_err() {
+                tracing::error!("the sandbox supervisor does not end");
+            }
+        }
+        if let Some(networks) = &self.networks {
+            networks.shutdown().await;
+        }
+    }
+}

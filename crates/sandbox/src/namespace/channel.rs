@@ -1,0 +1,97 @@
+//! Message sockets between the server, the supervisor and the inits: SOCK_SEQPACKET pairs that carry descriptors.
+//!
+//! One message is one packet. A payload too long for a packet travels in a sealed-off memory file, as the last of the
+//! descriptors. Sending and receiving are the plain system calls: they block or not as the socket does.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+/// Longest payload of a packet, in bytes; well below the default socket buffer of 208 KiB.
+const MAX_INLINE: usize = 64 * 1024;
+/// Longest payload, in bytes.
+const MAX_MESSAGE: u64 = 64 * 1024 * 1024;
+/// Most descriptors beside a message, the memory file included.
+const MAX_FDS: usize = 32;
+
+const INLINE: u8 = 0;
+const IN_FILE: u8 = 1;
+
+/// A connected pair; both ends blocking, closed on exec.
+pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Sends one message whole or not at all.
+pub(super) fn send(socket: impl AsFd, payload: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if payload.len() as u64 > MAX_MESSAGE || fds.len() >= MAX_FDS {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too long for the sandbox's socket"));
+    }
+    if payload.len() <= MAX_INLINE {
+        return send_packet(socket, INLINE, payload, fds);
+    }
+    let mut file = File::from(memfd_create("firelet-message", MemfdFlags::CLOEXEC)?);
+    file.write_all(payload)?;
+    file.rewind()?;
+    let mut all = fds.to_vec();
+    all.push(file.as_fd());
+    send_packet(socket, IN_FILE, &[], &all)
+}
+
+fn send_packet(socket: impl AsFd, kind: u8, payload: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors beside a message"));
+    }
+    loop {
+        match sendmsg(&socket, &[IoSlice::new(&[kind]), IoSlice::new(payload)], &mut control, SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Receives one message; `None` when the other end is closed.
+pub(super) fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let mut buffer = vec![0; MAX_INLINE + 1];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        match recvmsg(&socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(received) => break received,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if received.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) {
+        // Happens when this process has no descriptors left: better an error than a message without its files.
+        return Err(io::Error::other("a message was cut short: raise the limit of open files (ulimit -n)"));
+    }
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    buffer.truncate(received.bytes);
+    if buffer.remove(0) == INLINE {
+        return Ok(Some((buffer, fds)));
+    }
+    let file = fds.pop().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a message without its file"))?;
+    let mut payload = Vec::new();
+    File::from(file).take(MAX_MESSAGE).read_to_end(&mut payload)?;
+    Ok(Some((payload, fds)))
+}

@@ -1,0 +1,118 @@
+//! The users that sandboxes run as: one each, so that the kernel tells their processes and files apart.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Where the range begins on a host that has all users.
+const PREFERRED: u32 = 1 << 30;
+/// The user inside a user namespace, where only one can be mapped: Lambda's.
+pub(super) const MAPPED_UID: u32 = 993;
+
+/// Hands out the users of a range.
+#[derive(Debug)]
+pub(super) struct Identities {
+    /// `None` without root: everything runs as one user, apart in user namespaces.
+    first: Option<u32>,
+    taken: Mutex<Vec<bool>>,
+    max: u32,
+}
+
+/// A user while a sandbox has it.
+#[derive(Debug)]
+pub(super) struct Identity {
+    identities: Arc<Identities>,
+    slot: u32,
+}
+
+impl Identities {
+    pub fn new(root: bool, first: Option<u32>, max: u32) -> io::Result<Identities> {
+        let first = match (root, first) {
+            (false, _) => None,
+            (true, Some(first)) => Some(first),
+            (true, None) => Some(free_range(&std::fs::read_to_string("/proc/self/uid_map")?, max)),
+        };
+        Ok(Identities { first, taken: Mutex::default(), max })
+    }
+
+    /// The lowest user that no sandbox has. `None` if all have one.
+    pub fn take(self: &Arc<Self>) -> Option<Identity> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = taken.iter().position(|taken| !taken).unwrap_or(taken.len());
+        if slot >= self.max as usize {
+            return None;
+        }
+        if slot == taken.len() {
+            taken.push(true);
+        } else {
+            taken[slot] = true;
+        }
+        Some(Identity { identities: Arc::clone(self), slot: slot as u32 })
+    }
+}
+
+impl Identity {
+    /// The user to become, in the host's numbers; `None` if there is nothing to become.
+    pub fn uid(&self) -> Option<u32> {
+        self.identities.first.map(|first| first + self.slot)
+    }
+
+    /// The user as the sandbox sees it.
+    pub fn uid_inside(&self) -> u32 {
+        self.uid().unwrap_or(MAPPED_UID)
+    }
+
+    /// A host name in the form of Lambda's, different for sandboxes that live at the same time.
+    pub fn hostname(&self) -> String {
+        format!("169-254-{}-{}", (self.slot >> 8) & 0xff, self.slot & 0xff)
+    }
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        let mut taken = self.identities.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken[self.slot as usize] = false;
+    }
+}
+
+/// The first user of a range of `length` among those that `map` (`/proc/self/uid_map`: inside, outside, count) has.
+fn free_range(map: &str, length: u32) -> u32 {
+    let ends = map.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) = (fields.next(), fields.next(), fields.next()) else {
+            return None;
+        };
+        Some(first.saturating_add(count))
+    });
+    let end = ends.max().unwrap_or(u64::from(u32::MAX));
+    if end >= u64::from(PREFERRED) + u64::from(length) {
+        return PREFERRED;
+    }
+    // In a container: the upper end, but never user 0.
+    u32::try_from(end.saturating_sub(length.into()).max(1)).unwrap_or(PREFERRED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn range_is_the_preferred_one_on_a_host_that_has_all_users() {
+        assert_eq!(free_range("         0          0 4294967295\n", 16_384), PREFERRED);
+    }
+
+    #[test]
+    fn range_ends_where_the_users_of_a_container_do() {
+        assert_eq!(free_range("0 100000 65536\n", 16_384), 65_536 - 16_384);
+        assert_eq!(free_range("0 1000 1\n", 16_384), 1);
+    }
+
+    #[test]
+    fn users_are_unique_until_given_back() {
+        let identities = Arc::new(Identities::new(true, Some(5000), 2).unwrap());
+        let (one, two) = (identities.take().unwrap(), identities.take().unwrap());
+        assert_eq!((one.uid(), two.uid()), (Some(5000), Some(5001)));
+        assert!(identities.take().is_none());
+        drop(one);
+        assert_eq!(identities.take().unwrap().uid(), Some(5000));
+    }
+}

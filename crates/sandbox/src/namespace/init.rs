@@ -1,0 +1,304 @@
+//! The init of a sandbox: process 1 of its process namespace.
+//!
+//! ```text
+//! forked by the supervisor -> prepared -> Build -> ready -> Spawn | Signal | KillAll | a child ended -> ...
+//!                                 `-- the control socket closes, or the supervisor dies: exits; the kernel kills the rest
+//! ```
+//!
+//! It is root (of its user namespace at least) and the only process of the sandbox that is: tenants can neither signal
+//! nor trace it nor read its memory. It answers to the server alone, over its control socket.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use seccompiler::BpfProgram;
+
+use super::identity::MAPPED_UID;
+use super::step::{Step, StepError};
+use super::tenant::{self, Pipes, StartFailure};
+use super::wire::{FromInit, GroupEntry, Settle, Spawn, Timings, ToInit};
+use super::{channel, landlock, loopback, root, sys};
+
+/// Added to the score by which the kernel picks its victim when the host itself runs out of memory: functions first.
+const OOM_SCORE: &str = "500";
+
+/// What the processes of a sandbox are started with.
+pub(super) struct Inside {
+    pub filter: BpfProgram,
+    pub ruleset: Option<OwnedFd>,
+    /// The null device, as standard input.
+    pub null: Option<OwnedFd>,
+    /// User to become; `None` in a user namespace, where there is only one.
+    pub uid: Option<u32>,
+    pub max_tasks: Option<u32>,
+    pub group: Group,
+}
+
+/// How processes get into the control group.
+pub(super) enum Group {
+    None,
+    V2(OwnedFd),
+    V1(Vec<OwnedFd>),
+}
+
+/// A user and a group of the outside, mapped into a user namespace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mapped {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Runs the sandbox until it ends. Called in the child of the supervisor's clone; `mapped` if that made a user namespace.
+pub(super) fn run(control: OwnedFd, filter: &BpfProgram, mapped: Option<Mapped>) -> ! {
+    let started = Instant::now();
+    let control = match settle_down(control, mapped) {
+        Ok(control) => control,
+        // The server sees the socket close.
+        Err(_) => sys::exit_now(1),
+    };
+    if let Err(error) = serve(&control, filter, started) {
+        let _ = tell(&control, &FromInit::Failed { step: error.step, errno: error.errno }, &[]);
+        sys::exit_now(1);
+    }
+    sys::exit_now(0)
+}
+
+/// Cuts the ties to the supervisor, but for the one that ends this process with it.
+fn settle_down(control: OwnedFd, mapped: Option<Mapped>) -> io::Result<OwnedFd> {
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)?;
+    // Descriptor 0 is the supervisor's socket to the server; 1 and 2 stay, for the message of a panic.
+    sys::dup_to(&control, 0)?;
+    std::mem::forget(control);
+    sys::close_from(3)?;
+    // SAFETY: the duplicate just made, which nothing else owns.
+    let control = unsafe { OwnedFd::from_raw_fd(0) };
+    let above = tenant::above_standard(&control)?;
+    sys::dup_to(std::fs::File::open("/dev/null")?, 0)?;
+    // Now the null device, to stay.
+    std::mem::forget(control);
+    if let Some(Mapped { uid, gid }) = mapped {
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/uid_map", format!("{MAPPED_UID} {uid} 1"))?;
+        std::fs::write("/proc/self/gid_map", format!("{MAPPED_UID} {gid} 1"))?;
+    }
+    std::fs::write("/proc/self/oom_score_adj", OOM_SCORE)?;
+    Ok(above)
+}
+
+fn serve(control: &OwnedFd, filter: &BpfProgram, started: Instant) -> Result<(), StepError> {
+    let signals = sys::child_signals().step(|| "wait for signals".into())?;
+    let prepared = root::prepare()?;
+    let prepare = micros(started);
+
+    let Some((ToInit::Settle(settle), fds)) = next(control)? else { return Ok(()) };
+    let inside = Inside {
+        filter: filter.clone(),
+        ruleset: None,
+        null: None,
+        uid: settle.uid,
+        max_tasks: settle.max_tasks,
+        group: group(settle, fds),
+    };
+    let mut init = Init { control, inside, waiting: None, processes: HashMap::new(), kills: 0 };
+    if matches!(init.inside.group, Group::V1(_)) {
+        // Entering a group of the first version waits for the whole kernel, milliseconds: not when a process is wanted.
+        init.waiting = Some(init.fork_waiting()?);
+    }
+
+    let Some((ToInit::Build(build), fds)) = next(control)? else { return Ok(()) };
+    let building = Instant::now();
+    let mut fds = fds.into_iter();
+    if build.has_netns
+        && let Some(netns) = fds.next()
+    {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+            .step(|| "enter the network namespace".into())?;
+    }
+    let listeners = match &build.own_network {
+        Some(listen) => loopback::only_loopback(listen)?,
+        None => Vec::new(),
+    };
+    let tmp = if build.has_tmp { fds.next() } else { None };
+    rustix::system::sethostname(build.hostname.as_bytes()).step(|| "set the host name".into())?;
+    let mounting = Instant::now();
+    root::enter(prepared, &build, tmp)?;
+    let mounts = micros(mounting);
+    init.inside.null = Some(std::fs::File::open("/dev/null").step(|| "open /dev/null".into())?.into());
+    init.inside.ruleset = landlock::ruleset().map_err(io::Error::other).step(|| "restrict paths".into())?;
+    // From now on nobody but root of the host can trace this process or look into its memory.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).step(|| "hide the memory of init".into())?;
+    let listeners: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
+    init.tell(&FromInit::Ready(Timings { prepare, mounts, build: micros(building) }), &listeners)?;
+    init.serve(&signals)
+}
+
+fn micros(since: Instant) -> u32 {
+    u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
+}
+
+/// The next request; `None` if the server has closed the socket or died, which ends the sandbox.
+fn next(control: &OwnedFd) -> Result<Option<(ToInit, Vec<OwnedFd>)>, StepError> {
+    let Some((payload, fds)) = channel::receive(control).step(|| "hear from the server".into())? else {
+        return Ok(None);
+    };
+    let request = ToInit::decode(&payload).map_err(io::Error::other).step(|| "understand the server".into())?;
+    Ok(Some((request, fds)))
+}
+
+fn tell(control: &OwnedFd, report: &FromInit, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    channel::send(control, &report.encode(), fds)
+}
+
+fn group(settle: Settle, fds: Vec<OwnedFd>) -> Group {
+    match settle.group {
+        GroupEntry::None => Group::None,
+        GroupEntry::V2 => fds.into_iter().next().map_or(Group::None, Group::V2),
+        GroupEntry::V1(_) => Group::V1(fds),
+    }
+}
+
+/// A finished sandbox at work.
+struct Init<'a> {
+    control: &'a OwnedFd,
+    inside: Inside,
+    /// A child that has entered the control group already and waits for what to become.
+    waiting: Option<Waiting>,
+    /// The server's numbers of the children that run its processes. Orphans of theirs are only buried.
+    processes: HashMap<Pid, u32>,
+    /// How often the server wants to hear that no child is left.
+    kills: u32,
+}
+
+struct Waiting {
+    pid: Pid,
+    socket: OwnedFd,
+}
+
+impl Init<'_> {
+    fn serve(&mut self, signals: &OwnedFd) -> Result<(), StepError> {
+        loop {
+            let mut ready = [PollFd::new(self.control, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+            match poll(&mut ready, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                error => error.map(drop).step(|| "wait for something to do".into())?,
+            }
+            let (request, ended) = (!ready[0].revents().is_empty(), !ready[1].revents().is_empty());
+            if ended {
+                let mut record = [0; 128];
+                // One record stands for any number of exits: the loop below finds them all.
+                let _ = rustix::io::read(signals, &mut record);
+                self.reap()?;
+            }
+            if request {
+                let Some((request, fds)) = next(self.control)? else { return Ok(()) };
+                self.handle(request, fds)?;
+            }
+        }
+    }
+
+    fn handle(&mut self, request: ToInit, fds: Vec<OwnedFd>) -> Result<(), StepError> {
+        match request {
+            ToInit::Spawn(spawn) => {
+                let pipes = Pipes::from_message(fds).ok_or(rustix::io::Errno::BADMSG);
+                self.spawn(&spawn, pipes.step(|| "take the pipes of a process".into())?)
+            }
+            ToInit::Signal { process, signal } => {
+                let signal = if signal == libc::SIGKILL { Signal::KILL } else { Signal::TERM };
+                if let Some((&pid, _)) = self.processes.iter().find(|(_, number)| **number == process) {
+                    // Not yet waited for, so the number still means this process.
+                    let _ = kill_process(pid, signal);
+                }
+                Ok(())
+            }
+            ToInit::KillAll => {
+                self.kills += 1;
+                // Everything in the process namespace but this process, in one step that no fork can outrun.
+                let _ = sys::kill_everything();
+                self.reap()
+            }
+            ToInit::Settle(_) | ToInit::Build(_) => {
+                Err(rustix::io::Errno::BADMSG).step(|| "make a sandbox a second time".into())
+            }
+        }
+    }
+
+    fn spawn(&mut self, spawn: &Spawn, pipes: Pipes) -> Result<(), StepError> {
+        if let Some(waiting) = self.waiting.take()
+            && self.hand_over(&waiting, spawn, &pipes).is_ok()
+        {
+            self.processes.insert(waiting.pid, spawn.process);
+            return Ok(());
+        }
+        let group = match &self.inside.group {
+            Group::V2(dir) => Some(dir.as_fd()),
+            Group::V1(_) | Group::None => None,
+        };
+        match sys::clone3(0, group) {
+            Ok(sys::Forked::Child) => tenant::run(&self.inside, spawn, pipes),
+            Ok(sys::Forked::Parent(pid)) => {
+                self.processes.insert(pid, spawn.process);
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                tenant::report(pipes.status, &StartFailure::Step("fork".into(), errno));
+                let exit = crate::Exit::Signal(libc::SIGKILL);
+                self.tell(&FromInit::Exit { process: spawn.process, exit }, &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fork_waiting(&self) -> Result<Waiting, StepError> {
+        let (socket, theirs) = channel::pair().step(|| "connect to a waiting process".into())?;
+        match sys::clone3(0, None).step(|| "fork a waiting process".into())? {
+            sys::Forked::Parent(pid) => Ok(Waiting { pid, socket }),
+            sys::Forked::Child => {
+                drop(socket);
+                tenant::wait_in_group(&self.inside, &theirs)
+            }
+        }
+    }
+
+    /// Tells a waiting process what to become. Descriptors: null device, the pipes, the ruleset if there is one.
+    fn hand_over(&self, waiting: &Waiting, spawn: &Spawn, pipes: &Pipes) -> io::Result<()> {
+        let inside = &self.inside;
+        let null = inside.null.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let fds = [null, &pipes.stdout, &pipes.stderr, &pipes.status];
+        let fds: Vec<_> = fds.into_iter().chain(&pipes.log).chain(&inside.ruleset).map(AsFd::as_fd).collect();
+        channel::send(&waiting.socket, &ToInit::Spawn(Box::new(spawn.clone())).encode(), &fds)
+    }
+
+    fn reap(&mut self) -> Result<(), StepError> {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    if self.waiting.as_ref().is_some_and(|waiting| waiting.pid == pid) {
+                        self.waiting = None;
+                    }
+                    let Some(process) = self.processes.remove(&pid) else { continue };
+                    let exit = match (status.exit_status(), status.terminating_signal()) {
+                        (Some(code), _) => crate::Exit::Code(code),
+                        (None, signal) => crate::Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
+                    };
+                    self.tell(&FromInit::Exit { process, exit }, &[])?;
+                }
+                Ok(None) => return Ok(()),
+                Err(_) => {
+                    for _ in 0..std::mem::take(&mut self.kills) {
+                        self.tell(&FromInit::AllKilled, &[])?;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn tell(&self, report: &FromInit, fds: &[BorrowedFd<'_>]) -> Result<(), StepError> {
+        tell(self.control, report, fds).step(|| "report to the server".into())
+    }
+}

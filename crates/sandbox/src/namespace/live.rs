@@ -1,0 +1,413 @@
+//! One sandbox as the server sees it, from the first order to the supervisor until nothing of it is left.
+
+use std::error::Error;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::AsyncReadExt;
+use tokio::sync::oneshot;
+
+use super::Host;
+use super::control::{Built, Control};
+use super::identity::Identity;
+use super::link::{Ended, Link};
+use super::tenant::StartFailure;
+use super::wire::{Build, GroupEntry, Settle, Spawn, ToInit, ToSupervisor};
+use super::{Limits, channel};
+use crate::cgroup::{Entry, Group, Version};
+use crate::net::NetworkSlot;
+use crate::tmp_disk::TmpDisk;
+use crate::{
+    BoxFuture, CreateError, FreezeError, Process, ProcessId, ProcessSpec, Sandbox, SandboxSpec, Signal, SpawnError,
+    Usage,
+};
+
+/// Longest word of a failed start that is read, in bytes.
+const MAX_STATUS: u64 = 4096;
+/// When to complain that a killed sandbox does not end; it is waited for all the same.
+const SLOW_END: Duration = Duration::from_secs(10);
+
+/// What the host has of a sandbox. Shared between the sandbox and the backend, which buries what is left at its end.
+#[derive(Debug)]
+pub(super) struct Live {
+    key: u64,
+    id: String,
+    control: Arc<Control>,
+    group: RwLock<Option<Group>>,
+    /// Taken when the sandbox is buried; whoever comes second waits for the lock.
+    remains: tokio::sync::Mutex<Option<Remains>>,
+}
+
+#[derive(Debug)]
+struct Remains {
+    ended: oneshot::Receiver<Ended>,
+    network: Option<NetworkSlot>,
+    disk: Option<TmpDisk>,
+    identity: Identity,
+}
+
+impl Live {
+    /// Kills everything inside, waits until it is gone, and gives back what the sandbox had on the host.
+    pub async fn bury(&self, link: &Link) {
+        let mut remains = self.remains.lock().await;
+        let Some(Remains { mut ended, network, disk, identity }) = remains.take() else { return };
+        self.control.hang_up();
+        // If the supervisor is gone there is nothing left to kill.
+        let _ = link.order(&ToSupervisor::Kill { key: self.key }, &[]).await;
+        let group = self.group.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(group) = &group {
+            // On version 1, frozen processes die only when thawed. If this fails the removal below tries again.
+            let _ = group.thaw();
+        }
+        if tokio::time::timeout(SLOW_END, &mut ended).await.is_err() {
+            tracing::warn!(sandbox = self.id, "a killed sandbox takes long to end");
+            let _ = ended.await;
+        }
+        if let Some(group) = group {
+            // Blocks for as long as the kernel takes to count the last process out.
+            let _ = tokio::task::spawn_blocking(move || group.remove()).await;
+        }
+        let _ = link.order(&ToSupervisor::Forget { key: self.key }, &[]).await;
+        drop((network, disk, identity));
+    }
+}
+
+/// A sandbox. Also what holds the pieces together while they are being made, so that giving up frees them.
+#[derive(Debug)]
+pub(super) struct NamespaceSandbox {
+    host: Arc<Host>,
+    live: Arc<Live>,
+    listeners: Vec<TcpListener>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl NamespaceSandbox {
+    pub async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<NamespaceSandbox, CreateError> {
+        let started = Instant::now();
+        let (mut sandbox, built) = Self::clone_init(host, &spec.id).await?;
+        let cloned = started.elapsed();
+
+        let group = {
+            let (host, id) = (Arc::clone(host), spec.id.clone());
+            let limits =
+                Limits { memory_bytes: spec.memory_bytes, cpu_millis: spec.cpu_millis, max_tasks: spec.max_tasks };
+            tokio::task::spawn_blocking(move || host.cgroups.create(&id, &limits))
+        };
+        let network = async {
+            match &host.networks {
+                Some(networks) => networks.acquire(&spec.listen).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let settled = async {
+            let group = group.await.map_err(|error| failed("make the control group", error))?;
+            let group = group.map_err(|error| failed("make the control group", error))?;
+            sandbox.settle(group, spec.max_tasks).await
+        };
+        let (settled, network, disk) = tokio::join!(settled, network, host.disks.acquire(spec.tmp_bytes));
+        settled?;
+        let network = network.map_err(|error| failed("set up the network", error))?;
+        let mut disk = disk.map_err(|error| failed("make a disk for /tmp", error))?;
+        let acquired = started.elapsed();
+
+        let tmp_mount = disk.mount.take();
+        let netns = network.as_ref().and_then(|slot| slot.netns.as_ref());
+        let build = sandbox.build(spec, network.as_ref(), netns.is_some(), tmp_mount.is_some()).await;
+        let fds: Vec<BorrowedFd<'_>> = netns.into_iter().chain(&tmp_mount).map(AsFd::as_fd).collect();
+        let sent = sandbox.live.control.ask(&ToInit::Build(Box::new(build)), &fds).await;
+        // The mount goes with the last descriptor of it that is not attached.
+        drop(tmp_mount);
+        sandbox.keep(network, disk).await;
+        let built = match sent {
+            Ok(()) => built.await.ok(),
+            Err(_) => None,
+        };
+        match built {
+            Some(Built::Ready { timings, listeners }) => {
+                sandbox.listeners.extend(listeners.into_iter().map(TcpListener::from));
+                tracing::debug!(
+                    sandbox = sandbox.live.id,
+                    ordered_us = cloned.as_micros(),
+                    acquired_us = acquired.as_micros(),
+                    ready_us = started.elapsed().as_micros(),
+                    init_prepare_us = timings.prepare,
+                    init_mounts_us = timings.mounts,
+                    init_build_us = timings.build,
+                    "sandbox ready"
+                );
+                Ok(sandbox)
+            }
+            Some(Built::Failed { step, errno }) => Err(failed(&step, io::Error::from_raw_os_error(errno))),
+            None => Err(sandbox.why_init_ended().await),
+        }
+    }
+
+    /// Orders an init, without waiting for it.
+    async fn clone_init(
+        host: &Arc<Host>,
+        id: &str,
+    ) -> Result<(NamespaceSandbox, oneshot::Receiver<Built>), CreateError> {
+        let no_room = || CreateError::NoRoom("as many sandboxes as there are users for them are alive".into());
+        let identity = host.identities.take().ok_or_else(no_room)?;
+        let connect = |error: io::Error| failed("connect to its init", error);
+        let (ours, theirs) = channel::pair().map_err(connect)?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(|error| connect(error.into()))?;
+        let (control, built) = Control::new(ours).map_err(connect)?;
+        let (key, ended) = host.link.announce().ok_or(CreateError::SupervisorGone)?;
+        let live = Arc::new(Live {
+            key,
+            id: id.to_owned(),
+            control,
+            group: RwLock::new(None),
+            remains: tokio::sync::Mutex::new(Some(Remains { ended, network: None, disk: None, identity })),
+        });
+        host.live.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&live));
+        let runtime = tokio::runtime::Handle::current();
+        let sandbox = NamespaceSandbox { host: Arc::clone(host), live, listeners: Vec::new(), runtime };
+        let ordered = host.link.order(&ToSupervisor::Create { key }, &[theirs.as_fd()]).await;
+        ordered.map_err(|_| CreateError::SupervisorGone)?;
+        Ok((sandbox, built))
+    }
+
+    /// Gives init the control group, and the supervisor the names by which to remove it.
+    async fn settle(&self, group: Group, max_tasks: u32) -> Result<(), CreateError> {
+        let limited = self.host.cgroups.version() != Version::None;
+        let uid = self.live.remains.lock().await.as_ref().and_then(|remains| remains.identity.uid());
+        let (entry, fds) = match group.entry() {
+            Entry::None => (GroupEntry::None, Vec::new()),
+            Entry::V2 { dir } => (GroupEntry::V2, vec![dir]),
+            Entry::V1 { procs } => (GroupEntry::V1(procs.len() as u32), procs),
+        };
+        let settle = Settle { uid, max_tasks: (!limited).then_some(max_tasks), group: entry };
+        let dirs = fds.iter().filter_map(|fd| group_dir(*fd)).collect();
+        let asked = self.live.control.ask(&ToInit::Settle(settle), &fds).await;
+        *self.live.group.write().unwrap_or_else(PoisonError::into_inner) = Some(group);
+        if asked.is_err() {
+            return Err(self.why_init_ended().await);
+        }
+        let order = ToSupervisor::Groups { key: self.live.key, dirs };
+        self.host.link.order(&order, &[]).await.map_err(|_| CreateError::SupervisorGone)
+    }
+
+    /// The specification in the form that init takes it, with the files that only this backend can know.
+    async fn build(
+        &mut self,
+        spec: SandboxSpec,
+        network: Option<&NetworkSlot>,
+        has_netns: bool,
+        has_tmp: bool,
+    ) -> Build {
+        let (uid, hostname) = match self.live.remains.lock().await.as_ref() {
+            Some(remains) => (remains.identity.uid_inside(), remains.identity.hostname()),
+            // Buried by a shutdown meanwhile; init is gone and will not read this.
+            None => Default::default(),
+        };
+        let mut files = spec.root.files;
+        let mut put = |path: &str, content: Vec<u8>| files.insert(PathBuf::from(path), content);
+        put("/etc/passwd", passwd(uid).into_bytes());
+        put("/etc/group", format!("root:x:0:\nsbx_user1051:x:{uid}:\n").into_bytes());
+        put("/etc/hostname", format!("{hostname}\n").into_bytes());
+        if let Some(slot) = network.filter(|slot| !slot.resolv_conf.is_empty()) {
+            put("/etc/resolv.conf", slot.resolv_conf.clone());
+        }
+        Build {
+            hostname,
+            has_netns,
+            own_network: network.is_none().then_some(spec.listen),
+            has_tmp,
+            tmp_bytes: spec.tmp_bytes,
+            binds: spec.root.binds.into_iter().map(|bind| (bind.source, bind.target)).collect(),
+            dirs: spec.root.dirs,
+            files: files.into_iter().collect(),
+            symlinks: spec.root.symlinks.into_iter().collect(),
+        }
+    }
+
+    async fn keep(&mut self, mut network: Option<NetworkSlot>, disk: TmpDisk) {
+        if let Some(slot) = &mut network {
+            self.listeners = std::mem::take(&mut slot.listeners);
+        }
+        if let Some(remains) = self.live.remains.lock().await.as_mut() {
+            remains.network = network;
+            remains.disk = Some(disk);
+        }
+    }
+
+    /// The reason behind a control socket that closed before the sandbox was made.
+    async fn why_init_ended(&self) -> CreateError {
+        let mut remains = self.live.remains.lock().await;
+        let Some(remains) = remains.as_mut() else { return CreateError::SupervisorGone };
+        match (&mut remains.ended).await {
+            Ok(Ended::NotCloned { errno }) => failed("clone its init", io::Error::from_raw_os_error(errno)),
+            Ok(Ended::Exited) => failed("start its init", io::Error::from(io::ErrorKind::UnexpectedEof)),
+            Ok(Ended::SupervisorGone) | Err(_) => CreateError::SupervisorGone,
+        }
+    }
+
+    async fn start(&self, spec: ProcessSpec) -> Result<Process, SpawnError> {
+        let program = spec.argv.first().cloned().unwrap_or_default();
+        let failed = |source| SpawnError::Step { program: program.clone(), step: "make its pipes".into(), source };
+        let (stdout, stdout_inside) = output_pipe().map_err(failed)?;
+        let (stderr, stderr_inside) = output_pipe().map_err(failed)?;
+        let (status, status_inside) = output_pipe().map_err(failed)?;
+        let log = spec.log_fd_env.as_ref().map(|_| output_pipe()).transpose().map_err(failed)?;
+        let mut status = tokio::net::unix::pipe::Receiver::from_owned_fd(status).map_err(failed)?.take(MAX_STATUS);
+
+        let (id, exit) = self.live.control.announce().ok_or(SpawnError::SandboxGone)?;
+        let (log, log_inside) = log.unzip();
+        let fds = [&stdout_inside, &stderr_inside, &status_inside].into_iter().chain(&log_inside);
+        let fds: Vec<BorrowedFd<'_>> = fds.map(AsFd::as_fd).collect();
+        let cwd = spec.cwd.clone();
+        let request = ToInit::Spawn(Box::new(Spawn {
+            process: id.0,
+            argv: spec.argv,
+            env: spec.env,
+            cwd: spec.cwd,
+            log_fd_env: spec.log_fd_env,
+        }));
+        self.live.control.ask(&request, &fds).await.map_err(|_| SpawnError::SandboxGone)?;
+        drop((stdout_inside, stderr_inside, status_inside, log_inside));
+
+        // Closed by the exec, or by the end of the process or of the whole sandbox, which `exit` tells.
+        let mut word = Vec::new();
+        status.read_to_end(&mut word).await.map_err(failed)?;
+        let reason = io::Error::from_raw_os_error;
+        match StartFailure::decode(&word) {
+            None => Ok(Process { id, stdout, stderr, log, exit }),
+            Some(StartFailure::Exec(errno)) => Err(SpawnError::Exec { program, source: reason(errno) }),
+            Some(StartFailure::Cwd(errno)) => {
+                Err(SpawnError::Cwd { path: cwd.display().to_string(), source: reason(errno) })
+            }
+            Some(StartFailure::Step(step, errno)) => Err(SpawnError::Step { program, step, source: reason(errno) }),
+        }
+    }
+
+    fn with_group(&self, act: impl FnOnce(&Group) -> io::Result<()>) -> Result<(), FreezeError> {
+        let failed = |source| FreezeError { id: self.live.id.clone(), source };
+        match &*self.live.group.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(group) => act(group).map_err(failed),
+            None => Err(failed(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// Takes the sandbox off the list of those that the backend would bury.
+    fn leave(&self) {
+        self.host.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.live.key);
+    }
+}
+
+impl Sandbox for NamespaceSandbox {
+    fn take_listeners(&mut self) -> Vec<TcpListener> {
+        std::mem::take(&mut self.listeners)
+    }
+
+    fn spawn<'a>(&'a self, process: ProcessSpec) -> BoxFuture<'a, Result<Process, SpawnError>> {
+        Box::pin(self.start(process))
+    }
+
+    fn signal(&self, process: ProcessId, signal: Signal) {
+        let signal = match signal {
+            Signal::Terminate => libc::SIGTERM,
+            Signal::Kill => libc::SIGKILL,
+        };
+        if let Err(error) = self.live.control.ask_now(&ToInit::Signal { process: process.0, signal }) {
+            // Most of all: the sandbox has ended, and the process with it.
+            tracing::debug!(sandbox = self.live.id, %error, "a signal was not delivered");
+        }
+    }
+
+    fn kill_all<'a>(&'a self) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let Some(killed) = self.live.control.announce_kill() else { return };
+            if self.live.control.ask(&ToInit::KillAll, &[]).await.is_err() {
+                return;
+            }
+            if let Err(error) = self.thaw() {
+                // Frozen processes of version 1 would not die.
+                tracing::warn!(sandbox = self.live.id, %error, "cannot thaw what was killed");
+            }
+            // An error means that the sandbox has ended, and all of its processes with it.
+            let _ = killed.await;
+        })
+    }
+
+    fn freeze(&self) -> Result<(), FreezeError> {
+        self.with_group(Group::freeze)
+    }
+
+    fn thaw(&self) -> Result<(), FreezeError> {
+        self.with_group(Group::thaw)
+    }
+
+    fn usage(&self) -> Usage {
+        let group = self.live.group.read().unwrap_or_else(PoisonError::into_inner);
+        group.as_ref().map(Group::usage).unwrap_or_default()
+    }
+
+    fn reset_peak(&self) {
+        if let Some(group) = &*self.live.group.read().unwrap_or_else(PoisonError::into_inner) {
+            group.reset_peak();
+        }
+    }
+
+    fn destroy(self: Box<Self>) -> BoxFuture<'static, ()> {
+        let (live, link) = (Arc::clone(&self.live), Arc::clone(&self.host.link));
+        Box::pin(async move {
+            self.leave();
+            live.bury(&link).await;
+        })
+    }
+}
+
+impl Drop for NamespaceSandbox {
+    fn drop(&mut self) {
+        // This much even if the runtime has no time left for the rest.
+        self.live.control.hang_up();
+        self.leave();
+        let (live, link) = (Arc::clone(&self.live), Arc::clone(&self.host.link));
+        self.runtime.spawn(async move { live.bury(&link).await });
+    }
+}
+
+/// Both ends of a pipe: the server's, non-blocking, and the sandbox's, blocking.
+fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    fcntl_setfl(&read, OFlags::NONBLOCK)?;
+    Ok((read, write))
+}
+
+/// The directory of a control group, by a descriptor of it or of a file in it.
+fn group_dir(fd: BorrowedFd<'_>) -> Option<PathBuf> {
+    use std::os::fd::AsRawFd;
+    let path = std::fs::read_link(Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())).ok()?;
+    if path.is_dir() { Some(path) } else { path.parent().map(Path::to_path_buf) }
+}
+
+fn passwd(uid: u32) -> String {
+    // Name and home directory as on Lambda.
+    format!("root:x:0:0:root:/root:/sbin/nologin\nsbx_user1051:x:{uid}:{uid}::/home/sbx_user1051:/sbin/nologin\n")
+}
+
+/// Sorts out whether the host is full or something is wrong.
+fn failed(step: &str, error: impl Into<Box<dyn Error + Send + Sync>>) -> CreateError {
+    let error = error.into();
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
+    while let Some(current) = cause {
+        let errno = current.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if let Some(libc::ENOSPC | libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EUSERS) = errno {
+            return CreateError::NoRoom(format!("could not {step}: {current}"));
+        }
+        cause = current.source();
+    }
+    let source = match error.downcast::<io::Error>() {
+        Ok(error) => *error,
+        Err(error) => io::Error::other(error),
+    };
+    CreateError::Step { step: step.to_owned(), source }
+}
