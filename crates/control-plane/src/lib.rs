@@ -1,1 +1,30 @@
 //! Functions, versions, roles and concurrency settings: their rules and states.
+//!
+//! [`ControlPlane`] keeps every table in memory and answers reads from there; a mutation is judged, committed to the
+//! store as one batch, and visible only then. Wire types of [`aws_model`] come in and go out, [`record`] holds what is
+//! kept. I/O happens through the traits of [`store`] alone, and time is an argument.
+//!
+//! What takes time on a host (unpacking code) is not done here: a create or an update answers with [`Work`], whoever
+//! carries it out reports with [`ControlPlane::complete`]. After a restart [`ControlPlane::pending_work`] lists what
+//! was left.
+
+mod account;
+mod code;
+mod functions;
+mod page;
+mod plane;
+mod provisioned;
+pub mod record;
+pub mod roles;
+mod runtime;
+mod settings;
+mod tables;
+mod update;
+mod versions;
+mod wire;
+
+pub use functions::Deleted;
+pub use plane::{ControlPlane, Limits, Resolved, Settings};
+pub use provisioned::{LiveConcurrency, Provision};
+pub use tables::OpenError;
+pub use update::{Accepted, Failure, FailureCode, Work, WorkKind};

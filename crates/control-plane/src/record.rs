@@ -1,0 +1,256 @@
+//! What the control plane keeps of a function: its settings, code, versions and states.
+//!
+//! ```text
+//!             create                 complete(ok)
+//! (nothing) ---------> Pending ------------------> Active <----+
+//!                         |                          |  update | complete(ok)
+//!                         | complete(failure)        v         |
+//!                         +------------> Failed   InProgress --+--> Failed (LastUpdateStatus; the old code serves on)
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use aws_model::arn::Qualifier;
+use serde::{Deserialize, Serialize};
+use store::Digest;
+use time::OffsetDateTime;
+use time::format_description::FormatItem;
+use time::macros::format_description;
+
+/// A moment, in milliseconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Timestamp(pub i64);
+
+impl From<SystemTime> for Timestamp {
+    fn from(moment: SystemTime) -> Self {
+        // A clock before 1970 is not worth an error path.
+        let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+impl std::fmt::Display for Timestamp {
+    /// The form of `LastModified`: `2026-01-02T03:04:05.678+0000`.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const FORM: &[FormatItem<'_>] =
+            format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]+0000");
+        let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        formatter.write_str(&moment.format(FORM).map_err(|_| std::fmt::Error)?)
+    }
+}
+
+/// Environment variables. `Debug` shows their names only: the values are often secrets.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variables(pub BTreeMap<String, String>);
+
+impl std::fmt::Debug for Variables {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// The instruction set of the code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Architecture {
+    X86_64,
+    Arm64,
+}
+
+impl Architecture {
+    /// As the API spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Arm64 => "arm64",
+        }
+    }
+}
+
+/// Where and how a function logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logging {
+    pub group: String,
+    pub format: LogFormat,
+}
+
+/// The form of a function's log lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogFormat {
+    Text,
+    Json { application_level: String, system_level: String },
+}
+
+/// The subnets and security groups that the caller named; kept and shown, see docs/compatibility.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vpc {
+    pub subnets: Vec<String>,
+    pub security_groups: Vec<String>,
+    pub ipv6: bool,
+}
+
+/// All that a caller configures of a function and that a version freezes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionSettings {
+    /// A name of the `Runtime` enum.
+    pub runtime: String,
+    pub handler: String,
+    /// ARN of the execution role.
+    pub role: String,
+    pub description: String,
+    /// Seconds, 1 to 900.
+    pub timeout_secs: u32,
+    /// MiB, 128 to 10,240.
+    pub memory_mib: u32,
+    /// Size of `/tmp` in MiB, 512 to 10,240.
+    pub ephemeral_mib: u32,
+    /// Absent is not the same as empty: the API shows the difference.
+    pub environment: Option<Variables>,
+    pub architecture: Architecture,
+    /// `TracingConfig.Mode` is `Active`.
+    pub tracing_active: bool,
+    pub logging: Logging,
+    pub vpc: Option<Vpc>,
+    pub dead_letter_arn: Option<String>,
+    pub kms_key_arn: Option<String>,
+    /// `SnapStart.ApplyOn` is `PublishedVersions`.
+    pub snap_start: bool,
+}
+
+/// A code package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Code {
+    /// Names the zip in the blob store.
+    pub digest: Digest,
+    /// Bytes of the zip.
+    pub size: u64,
+    /// Bytes of its files.
+    pub unzipped_size: u64,
+}
+
+/// Whether a version can be invoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Its code is being prepared for the first time.
+    Pending,
+    Active,
+    /// Its code could not be prepared. An update gives it another chance.
+    Failed {
+        code: String,
+        reason: String,
+    },
+}
+
+/// How the last update went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpdateStatus {
+    /// Creation has not ended.
+    None,
+    InProgress,
+    Successful,
+    Failed {
+        code: String,
+        reason: String,
+    },
+}
+
+/// Which version of a function a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum VersionId {
+    Latest,
+    Number(u64),
+}
+
+impl std::fmt::Display for VersionId {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Latest => formatter.write_str("$LATEST"),
+            Self::Number(number) => write!(formatter, "{number}"),
+        }
+    }
+}
+
+impl From<VersionId> for Qualifier {
+    fn from(id: VersionId) -> Self {
+        match id {
+            VersionId::Latest => Self::Latest,
+            VersionId::Number(number) => Self::Version(number),
+        }
+    }
+}
+
+/// One version of a function: `$LATEST` or a published one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionVersion {
+    pub function: String,
+    pub id: VersionId,
+    /// Without qualifier.
+    pub arn: String,
+    pub settings: FunctionSettings,
+    pub code: Code,
+    /// A UUID that changes with every change, state changes included.
+    pub revision_id: String,
+    /// Counts the changes of settings and code of `$LATEST`; a published version carries the count it was made from.
+    pub content: u64,
+    pub last_modified: Timestamp,
+    pub state: State,
+    pub update: UpdateStatus,
+}
+
+impl FunctionVersion {
+    /// The ARN with `:VERSION`.
+    pub fn qualified_arn(&self) -> String {
+        format!("{}:{}", self.arn, self.id)
+    }
+}
+
+/// A provisioned-concurrency setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProvisionedSetting {
+    pub requested: u32,
+    pub last_modified: Timestamp,
+}
+
+/// A function with its versions. Immutable: a change makes a new one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    pub name: String,
+    pub latest: Arc<FunctionVersion>,
+    /// What invocations of `$LATEST` run while an update is in progress or after it failed.
+    pub previous: Option<Arc<FunctionVersion>>,
+    pub versions: BTreeMap<u64, Arc<FunctionVersion>>,
+    /// Never handed out twice, not even after a version was deleted.
+    pub next_version: u64,
+    pub tags: BTreeMap<String, String>,
+    pub provisioned: BTreeMap<u64, ProvisionedSetting>,
+}
+
+impl Function {
+    /// The record of a version.
+    pub fn version(&self, id: VersionId) -> Option<&Arc<FunctionVersion>> {
+        match id {
+            VersionId::Latest => Some(&self.latest),
+            VersionId::Number(number) => self.versions.get(&number),
+        }
+    }
+
+    /// The record that an invocation runs: for `$LATEST` the last one that was completed.
+    pub fn serving(&self, id: VersionId) -> Option<&Arc<FunctionVersion>> {
+        match id {
+            VersionId::Latest => Some(self.previous.as_ref().unwrap_or(&self.latest)),
+            VersionId::Number(number) => self.versions.get(&number),
+        }
+    }
+
+    /// Every record, `$LATEST` first, then the versions in order.
+    pub fn records(&self) -> impl Iterator<Item = &Arc<FunctionVersion>> {
+        std::iter::once(&self.latest).chain(self.versions.values())
+    }
+
+    /// Every code package that this function needs.
+    pub fn digests(&self) -> impl Iterator<Item = Digest> {
+        self.records().chain(&self.previous).map(|version| version.code.digest)
+    }
+}
