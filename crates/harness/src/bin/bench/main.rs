@@ -1,0 +1,68 @@
+//! The benchmark: Firelet beside its peers in one run, printed as tables. `just bench` builds a release and starts it.
+//!
+//! Everything that is compared is measured in the same run and interleaved, round by round, so that a noisy moment of the machine
+//! hits all sides. Times are a client's, from sending to the last byte of the answer, on a kept-open loopback connection.
+//!
+//! This program plays three parts: the benchmark; with `echo` as its argument, the bare HTTP server that warm
+//! invocations are compared with; and, deployed under the name `bootstrap`, an empty function for `provided.al2023`.
+
+mod cold;
+mod facts;
+mod function;
+mod memory;
+mod peers;
+mod samples;
+mod throughput;
+mod warm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use harness::{Firelet, Options};
+
+/// How much is measured; `--quick` is for trying the benchmark itself out.
+pub struct Plan {
+    /// Interleaved rounds of everything that is compared.
+    rounds: usize,
+    /// Warm invocations of each kind in a round.
+    warm: usize,
+    /// Cold starts of each kind in a round.
+    cold: usize,
+    /// Seconds at each level of concurrency.
+    seconds: u64,
+}
+
+fn main() -> ExitCode {
+    let program = std::env::args().next().unwrap_or_default();
+    let result = match std::env::args().nth(1).as_deref() {
+        _ if program.ends_with("bootstrap") => function::run(),
+        Some("echo") => runtime(2).and_then(|runtime| runtime.block_on(warm::echo_server())),
+        Some("--quick") => run(Plan { rounds: 2, warm: 200, cold: 3, seconds: 1 }),
+        None => run(Plan { rounds: 10, warm: 2000, cold: 5, seconds: 5 }),
+        Some(other) => Err(anyhow::anyhow!("unknown argument {other}: the only one is --quick")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?)
+}
+
+fn run(plan: Plan) -> Result<()> {
+    facts::print();
+    runtime(2)?.block_on(async {
+        let firelet = Firelet::start(Options::default()).await?;
+        warm::measure(&firelet, &plan).await?;
+        throughput::measure(&firelet, &plan).await?;
+        cold::measure(&firelet, &plan).await?;
+        cold::burst(&firelet).await?;
+        firelet.stop().await?;
+        memory::measure().await
+    })
+}
