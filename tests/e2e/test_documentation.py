@@ -1,0 +1,28 @@
+"""The documentation names tests, files and commands; those that it names exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+from server import ROOT
+
+HERE = Path(__file__).parent
+
+
+def test_every_test_named_in_the_compatibility_table_exists():
+    text = (ROOT / "docs/compatibility.md").read_text()
+    named = set(re.findall(r"`(test_\w+)::(test_\w+)`", text))
+    assert len(named) > 40
+    missing = [
+        f"{file}::{test}"
+        for file, test in sorted(named)
+        if f"def {test}(" not in (HERE / f"{file}.py").read_text()
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/compatibility.md"])
+def test_links_between_documents_lead_somewhere(document):
+    path = ROOT / document
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
