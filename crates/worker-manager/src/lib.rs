@@ -1,16 +1,15 @@
 //! The decision, per invocation: reuse a warm environment, wait for one, start a new one, or throttle.
 //!
-//! The decision itself is a pure core; this module's [`WorkerManager`] drives it with real environments.
+//! The decision itself is a pure core, one [`pool::Pool`] for each function version; [`WorkerManager`] drives the pools
+//! with real environments. On the warm path an invocation takes its own pool's lock for some lookups and sends to the
+//! environment; it waits for no other function.
 
 pub mod pool;
 
-use std::sync::Arc;
+mod manager;
+mod version;
 
-use worker::{EnvironmentSpec, InvokeReply, InvokeRequest, VersionKey};
-
-/// Handle to the manager; cheap to clone.
-#[derive(Clone)]
-pub struct WorkerManager {}
+pub use manager::{Options, WorkerManager};
 
 /// Why an invocation got no answer from the function.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,54 +41,4 @@ pub enum ThrottleReason {
 }
 
 /// How far a provisioned-concurrency setting has been carried out.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ProvisionedStatus {
-    /// Environments asked for.
-    pub requested: u32,
-    /// Initialized and counted to the setting, busy ones included.
-    pub allocated: u32,
-    /// Initialized and free.
-    pub available: u32,
-    /// Set once an initialization failed and none is left to try.
-    pub init_failed: bool,
-}
-
-impl WorkerManager {
-    /// Runs one invocation to its answer. Dropping the future gives up the answer, not the invocation.
-    pub async fn invoke(
-        &self,
-        spec: &Arc<EnvironmentSpec>,
-        request: InvokeRequest,
-    ) -> Result<InvokeReply, InvokeError> {
-        let _ = (spec, request);
-        Err(InvokeError::ShuttingDown)
-    }
-
-    /// Unpacks the code of a version, so that the first cold start does not wait for it. The error says what is wrong
-    /// with the package.
-    pub async fn prepare(&self, spec: &Arc<EnvironmentSpec>) -> Result<(), String> {
-        let _ = spec;
-        Ok(())
-    }
-
-    /// Keeps `count` environments of this version initialized; 0 ends it.
-    pub fn set_provisioned(&self, spec: &Arc<EnvironmentSpec>, count: u32) {
-        let _ = (spec, count);
-    }
-
-    /// The state of a version's provisioned environments.
-    pub fn provisioned(&self, key: &VersionKey) -> ProvisionedStatus {
-        let _ = key;
-        ProvisionedStatus::default()
-    }
-
-    /// The version is no longer current (updated or deleted): environments finish what they do and are retired.
-    pub fn retire(&self, key: &VersionKey) {
-        let _ = key;
-    }
-
-    /// Invocations in flight now, over all functions.
-    pub fn concurrency(&self) -> u32 {
-        0
-    }
-}
+pub type ProvisionedStatus = pool::Provisioned;

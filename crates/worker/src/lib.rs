@@ -3,9 +3,17 @@
 //! Says nothing about which environment serves which invocation (that is `worker-manager`) and knows no HTTP API but
 //! the Runtime API that it hosts for each environment.
 
-pub mod lifecycle;
 pub mod spec;
 
-pub use spec::{
-    CodeRef, EnvironmentSpec, InitializationType, InvokeReply, InvokeRequest, LogFormat, LogSettings, VersionKey,
-};
+pub mod lifecycle;
+
+mod capture;
+mod environment;
+mod failure;
+mod host;
+mod variables;
+
+pub use environment::{Environment, Notice, Reply};
+pub use host::{ColdStart, EnvironmentInfo, Options, Parts, StartError, Worker};
+pub use spec::{CodeRef, EnvironmentSpec, InvokeReply, InvokeRequest, LogSettings, VersionKey};
+pub use telemetry::lines::{InitType, LogFormat};

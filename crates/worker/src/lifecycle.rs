@@ -70,6 +70,8 @@ pub enum Event {
     Begin,
     /// The runtime could not be started.
     SpawnFailed(Failure),
+    /// All extensions have registered.
+    ExtensionsRegistered,
     /// Runtime and extensions are waiting for the first invocation.
     InitDone,
     /// The runtime or an extension gave up during its initialization.
@@ -100,11 +102,13 @@ pub enum Event {
 /// What the owner is to do, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Start extensions and runtime, after writing INIT_START where `announce` says so.
-    StartRuntime {
-        /// Whether this is the environment's first initialization.
+    /// Start the extensions, or the runtime at once where there are none.
+    StartProcesses {
+        /// Whether this is the environment's first initialization, which INIT_START announces.
         announce: bool,
     },
+    /// Start the runtime: the extensions have registered.
+    StartRuntime,
     /// Wake me with [`Event::DeadlinePassed`] at this time, unless it is changed or cleared before.
     SetDeadline(Instant),
     /// No deadline is pending any more.
@@ -292,7 +296,7 @@ impl Machine {
         let deadline = invocation.as_ref().map_or(now + self.init_timeout, Invocation::deadline);
         self.state = State::Initializing { started: now, invocation };
         let announce = !std::mem::replace(&mut self.announced, true);
-        vec![Action::SetDeadline(deadline), Action::StartRuntime { announce }]
+        vec![Action::SetDeadline(deadline), Action::StartProcesses { announce }]
     }
 
     fn initializing(
@@ -304,6 +308,10 @@ impl Machine {
     ) -> Result<Vec<Action>, IllegalEvent> {
         let duration = now - started;
         match event {
+            Event::ExtensionsRegistered => {
+                self.state = State::Initializing { started, invocation };
+                Ok(vec![Action::StartRuntime])
+            }
             Event::InitDone => Ok(self.initialized(duration, invocation)),
             Event::SpawnFailed(failure) | Event::InitError(failure) | Event::Exited(failure) => {
                 Ok(self.init_failed(duration, invocation, failure, now))
@@ -478,6 +486,7 @@ impl Machine {
             Event::Exited(_)
             | Event::Answered(_)
             | Event::Idle
+            | Event::ExtensionsRegistered
             | Event::InitDone
             | Event::InitError(_)
             | Event::SpawnFailed(_)
@@ -502,6 +511,7 @@ impl Machine {
             Event::Exited(_)
             | Event::Answered(_)
             | Event::Idle
+            | Event::ExtensionsRegistered
             | Event::InitDone
             | Event::InitError(_)
             | Event::DeadlinePassed

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use telemetry::lines::LogFormat;
 
 /// Identity of a pool: environments of one key are interchangeable, those of two keys never are.
 ///
@@ -79,34 +80,6 @@ pub struct LogSettings {
     pub application_level: Option<String>,
     /// `SystemLogLevel`, with JSON only.
     pub system_level: Option<String>,
-}
-
-/// `LoggingConfig.LogFormat`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Plain lines.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Why an environment is initialized; the function sees it in `AWS_LAMBDA_INITIALIZATION_TYPE`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum InitializationType {
-    /// An invocation asked for it.
-    OnDemand,
-    /// Kept ready by provisioned concurrency.
-    ProvisionedConcurrency,
-}
-
-impl InitializationType {
-    /// The name that the function and the telemetry records see.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::OnDemand => "on-demand",
-            Self::ProvisionedConcurrency => "provisioned-concurrency",
-        }
-    }
 }
 
 /// One invocation, on its way in.

@@ -74,7 +74,7 @@ fn a_failed_first_initialization_is_done_again_inside_the_first_invocation() {
     assert!(actions.contains(&Action::Clear { timed_out: false }), "{actions:?}");
     assert_eq!(driven.after(1, Event::Cleared), [Action::NotifyReady { initialized: false }]);
     let actions = driven.invoke(false);
-    assert!(actions.contains(&Action::StartRuntime { announce: false }), "{actions:?}");
+    assert!(actions.contains(&Action::StartProcesses { announce: false }), "{actions:?}");
     let actions = driven.after(5, Event::InitError(failure("Runtime.ImportModuleError")));
     assert!(actions.contains(&Action::ReplyFailure(failure("Runtime.ImportModuleError"))), "{actions:?}");
     assert_eq!(driven.after(1, Event::Cleared), [Action::NotifyIdle]);
@@ -106,7 +106,7 @@ fn a_timeout_replies_before_it_clears_and_the_next_invocation_starts_afresh() {
     );
     driven.after(1, Event::Cleared);
     let actions = driven.invoke(false);
-    assert!(actions.contains(&Action::StartRuntime { announce: false }), "{actions:?}");
+    assert!(actions.contains(&Action::StartProcesses { announce: false }), "{actions:?}");
 }
 
 #[test]
@@ -155,7 +155,7 @@ impl Observed {
         for action in actions {
             assert!(!self.down, "an action after the end: {action:?}");
             match action {
-                Action::StartRuntime { .. } => {
+                Action::StartProcesses { .. } => {
                     assert!(!self.running && !self.clearing, "a second runtime beside a live one");
                     assert!(!self.frozen, "a runtime started in a frozen sandbox");
                     self.running = true;
@@ -180,6 +180,7 @@ impl Observed {
                 | Action::ReportInit { .. }
                 | Action::Abandon
                 | Action::NotifySettling
+                | Action::StartRuntime
                 | Action::FreezeSoon => {}
             }
             assert!(self.replied <= self.invoked, "an invocation was answered twice");

@@ -1,0 +1,214 @@
+//! One version's pool with its real environments: carries out what the pure core decides.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use worker::{Environment, EnvironmentSpec, InitType, InvokeRequest, Notice, Reply, StartError};
+
+use crate::ProvisionedStatus;
+use crate::manager::Shared;
+use crate::pool::{Action, EnvironmentId, Event, Initialized, Pool, Purpose, RequestId, Rules};
+
+/// A function version and its environments.
+pub(crate) struct Version {
+    spec: Arc<EnvironmentSpec>,
+    state: Mutex<State>,
+}
+
+struct State {
+    pool: Pool,
+    environments: HashMap<EnvironmentId, Slot>,
+    waiting: HashMap<RequestId, (InvokeRequest, Reply)>,
+    /// Why an environment that has just ended did so, for the request that had been waiting for it.
+    last_error: Option<StartError>,
+    next_request: u64,
+    /// The earliest wake-up that is on its way.
+    wake_at: Option<Instant>,
+    /// Kept from one step to the next, so that the warm path does not allocate.
+    actions: Vec<Action>,
+}
+
+struct Slot {
+    /// None while the host makes room for it.
+    environment: Option<Environment>,
+    serving: bool,
+}
+
+impl Version {
+    pub(crate) fn new(spec: Arc<EnvironmentSpec>, rules: Rules) -> Arc<Self> {
+        let state = State {
+            pool: Pool::new(rules),
+            environments: HashMap::new(),
+            waiting: HashMap::new(),
+            last_error: None,
+            next_request: 0,
+            wake_at: None,
+            actions: Vec::new(),
+        };
+        Arc::new(Self { spec, state: Mutex::new(state) })
+    }
+
+    /// Finds an environment for a request; the answer goes to `reply`.
+    pub(crate) fn request(self: &Arc<Self>, shared: &Arc<Shared>, request: InvokeRequest, reply: Reply) {
+        let mut state = self.lock();
+        let id = RequestId(state.next_request);
+        state.next_request += 1;
+        state.waiting.insert(id, (request, reply));
+        self.step_locked(shared, &mut state, Event::Request(id));
+    }
+
+    /// Feeds an event to the pool and carries out what it decides.
+    pub(crate) fn step(self: &Arc<Self>, shared: &Arc<Shared>, event: Event) {
+        let mut state = self.lock();
+        self.step_locked(shared, &mut state, event);
+    }
+
+    pub(crate) fn provisioned(&self) -> ProvisionedStatus {
+        self.lock().pool.provisioned()
+    }
+
+    pub(crate) fn oldest_idle(&self) -> Option<Instant> {
+        self.lock().pool.oldest_idle()
+    }
+
+    /// Ends every environment, busy ones included.
+    pub(crate) fn end_all(&self) {
+        for slot in self.lock().environments.values() {
+            if let Some(environment) = &slot.environment {
+                environment.retire();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn step_locked(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, event: Event) {
+        let mut actions = std::mem::take(&mut state.actions);
+        state.pool.step(event, Instant::now(), &mut actions);
+        for action in actions.drain(..) {
+            self.act(shared, state, action);
+        }
+        state.actions = actions;
+    }
+
+    fn act(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, action: Action) {
+        match action {
+            Action::Dispatch(request, id) => {
+                let Some((request, reply)) = state.waiting.remove(&request) else { return };
+                let slot = state.environments.get_mut(&id);
+                match slot.and_then(|slot| {
+                    slot.serving = true;
+                    slot.environment.as_ref()
+                }) {
+                    Some(environment) => environment.invoke(request, reply),
+                    None => shared.leave(),
+                }
+            }
+            Action::Start(id, purpose) => {
+                if shared.take_place() {
+                    self.start(shared, state, id, purpose);
+                } else {
+                    state.environments.insert(id, Slot { environment: None, serving: false });
+                    self.make_room(shared, id, purpose);
+                }
+            }
+            Action::Retire(id) => {
+                // The slot goes when the environment says that it has ended.
+                if let Some(environment) = state.environments.get(&id).and_then(|slot| slot.environment.as_ref()) {
+                    environment.retire();
+                }
+            }
+            Action::Fail(request, _) => {
+                let error = state.last_error.take();
+                let error = error.unwrap_or_else(|| StartError::Broken("the environment ended early".to_owned()));
+                if let Some((_, reply)) = state.waiting.remove(&request) {
+                    shared.leave();
+                    let _ = reply.send(Err(error));
+                }
+            }
+            Action::WakeAt(at) => self.wake_at(shared, state, at),
+        }
+    }
+
+    fn start(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, id: EnvironmentId, purpose: Purpose) {
+        let initialization_type = match purpose {
+            Purpose::OnDemand => InitType::OnDemand,
+            Purpose::Provisioned => InitType::Provisioned,
+        };
+        // The environment's task keeps version and manager alive until it has told of its end.
+        let (version, manager) = (Arc::clone(self), Arc::clone(shared));
+        let observer = move |notice| version.observe(&manager, id, notice);
+        let environment = shared.worker.start(Arc::clone(&self.spec), initialization_type, observer);
+        state.environments.insert(id, Slot { environment: Some(environment), serving: false });
+    }
+
+    /// The host is full: another environment has to go first. Not under this version's lock, since it may be of any
+    /// version.
+    fn make_room(self: &Arc<Self>, shared: &Arc<Shared>, id: EnvironmentId, purpose: Purpose) {
+        let (version, shared) = (Arc::clone(self), Arc::clone(shared));
+        tokio::spawn(async move {
+            let given_up = shared.give_up_one();
+            let mut state = version.lock();
+            // The place is given back when the environment that was given up has ended; it is taken over now, so that
+            // for the length of a teardown the host holds one more than it should.
+            if given_up {
+                shared.take_place_of_leaver();
+                version.start(&shared, &mut state, id, purpose);
+            } else {
+                state.environments.remove(&id);
+                state.last_error = Some(StartError::NoRoom("every environment of this host is busy".to_owned()));
+                version.step_locked(&shared, &mut state, Event::StartRefused(id));
+            }
+        });
+    }
+
+    fn wake_at(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, at: Instant) {
+        if state.wake_at.is_some_and(|coming| coming <= at) {
+            return;
+        }
+        state.wake_at = Some(at);
+        let (version, shared) = (Arc::clone(self), Arc::clone(shared));
+        tokio::spawn(async move {
+            tokio::time::sleep_until(at.into()).await;
+            let mut state = version.lock();
+            state.wake_at = None;
+            version.step_locked(&shared, &mut state, Event::Tick);
+        });
+    }
+
+    /// What an environment tells of itself.
+    fn observe(self: &Arc<Self>, shared: &Arc<Shared>, id: EnvironmentId, notice: Notice) {
+        let mut state = self.lock();
+        let event = match notice {
+            Notice::Ready { initialized: true } => Event::Ready(id, Initialized::Yes),
+            Notice::Ready { initialized: false } => Event::Ready(id, Initialized::Failed),
+            Notice::Settling => Event::Settling(id),
+            Notice::Idle => {
+                state.served(shared, id);
+                Event::Idle(id)
+            }
+            Notice::Gone { error } => {
+                state.served(shared, id);
+                state.environments.remove(&id);
+                state.last_error = error;
+                shared.give_place_back();
+                Event::Gone(id)
+            }
+        };
+        self.step_locked(shared, &mut state, event);
+    }
+}
+
+impl State {
+    /// The invocation that this environment was serving, if any, is over.
+    fn served(&mut self, shared: &Shared, id: EnvironmentId) {
+        if let Some(slot) = self.environments.get_mut(&id)
+            && std::mem::replace(&mut slot.serving, false)
+        {
+            shared.leave();
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! From a specification to a sandbox in which the runtime can be started.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use runtime_api::RuntimeApi;
+use runtimes::{Language, Resolved};
+use sandbox::{Bind, CreateError, ProcessSpec, RootFs, Sandbox, SandboxSpec};
+use telemetry::lines::InitType;
+use tokio::sync::mpsc;
+
+use crate::host::{CodeInPlace, ColdStart, Inner, StartError, chain, extensions_in};
+use crate::lifecycle::Failure;
+use crate::spec::EnvironmentSpec;
+use crate::variables::{self, Credentials, Particulars};
+
+/// Where the Runtime API listens inside a sandbox that has its own network.
+const RUNTIME_API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9001);
+
+/// Memory that buys one full processor, in MB.
+const MEMORY_OF_ONE_CPU_MB: u64 = 1_769;
+
+/// The variable that tells managed runtimes where to write log frames.
+const LOG_FD_VARIABLE: &str = "_LAMBDA_TELEMETRY_LOG_FD";
+
+/// The variable that names a wrapper around the runtime's command.
+const WRAPPER_VARIABLE: &str = "AWS_LAMBDA_EXEC_WRAPPER";
+
+/// Everything an environment has before its first process.
+pub(super) struct Launched {
+    pub(super) sandbox: Box<dyn Sandbox>,
+    pub(super) api: RuntimeApi,
+    pub(super) api_events: mpsc::UnboundedReceiver<runtime_api::Event>,
+    pub(super) resolved: Arc<Resolved>,
+    /// How to start the runtime, or why that cannot be.
+    pub(super) runtime: Result<ProcessSpec, Failure>,
+    /// The external extensions by name, in the order of their start.
+    pub(super) extensions: Vec<(String, ProcessSpec)>,
+    /// Code and layers, kept from eviction.
+    pub(super) _code: CodeInPlace,
+    pub(super) timing: ColdStart,
+}
+
+/// Makes the sandbox of an environment.
+pub(super) async fn launch(
+    host: &Inner,
+    spec: &Arc<EnvironmentSpec>,
+    sandbox_id: String,
+    log_stream: &str,
+    initialization_type: InitType,
+) -> Result<Launched, StartError> {
+    let began = Instant::now();
+    let resolved = host.resolve(&spec.runtime)?;
+    let code = host.code_in_place(spec).await?;
+    let code_done = Instant::now();
+    let sandbox_spec = SandboxSpec {
+        id: sandbox_id,
+        root: root(&resolved, &code),
+        tmp_bytes: u64::from(spec.tmp_mb) << 20,
+        memory_bytes: u64::from(spec.memory_mb) << 20,
+        cpu_millis: cpu_millis(spec.memory_mb),
+        max_tasks: host.options.max_tasks,
+        listen: vec![RUNTIME_API],
+    };
+    let mut sandbox = host.backend.create(sandbox_spec).await.map_err(|error| match error {
+        CreateError::NoRoom(_) => StartError::NoRoom(chain(&error)),
+        CreateError::Step { .. } | CreateError::SupervisorGone => StartError::Sandbox(chain(&error)),
+    })?;
+    let broken = |error: std::io::Error| StartError::Sandbox(format!("the runtime api has no socket: {error}"));
+    let listener = sandbox.take_listeners().into_iter().next();
+    let listener = listener.ok_or_else(|| broken(std::io::ErrorKind::NotFound.into()))?;
+    listener.set_nonblocking(true).map_err(broken)?;
+    let address = listener.local_addr().map_err(broken)?.to_string();
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(broken)?;
+    let (api, api_events) = RuntimeApi::serve(
+        listener,
+        runtime_api::Options {
+            function_name: spec.function_name.clone(),
+            function_version: spec.version.clone(),
+            handler: spec.handler.clone(),
+            account_id: spec.account_id.clone(),
+            ..runtime_api::Options::default()
+        },
+    );
+    let credentials = credentials();
+    let own = Particulars { runtime_api: &address, log_stream, initialization_type, credentials: &credentials };
+    let env = variables::for_runtime(spec, &resolved, own);
+    let extension_env = variables::for_extension(&env);
+    let extensions = code.opt.as_ref().map(extensions_in).unwrap_or_default().into_iter().map(|name| {
+        let process = ProcessSpec {
+            argv: vec![format!("/opt/extensions/{name}")],
+            env: extension_env.clone(),
+            cwd: PathBuf::from("/"),
+            log_fd_env: None,
+        };
+        (name, process)
+    });
+    let timing = ColdStart { code_us: micros(code_done - began), sandbox_us: micros(code_done.elapsed()), init_us: 0 };
+    Ok(Launched {
+        runtime: runtime_process(spec, &resolved, &code, env),
+        extensions: extensions.collect(),
+        sandbox,
+        api,
+        api_events,
+        resolved,
+        _code: code,
+        timing,
+    })
+}
+
+/// The runtime's root with the function's code and layers in it.
+fn root(resolved: &Resolved, code: &CodeInPlace) -> RootFs {
+    let plan = resolved.root.clone();
+    let mut binds: Vec<Bind> = plan.binds.into_iter().map(|(source, target)| Bind { source, target }).collect();
+    binds.push(Bind { source: code.task.path().to_owned(), target: PathBuf::from("/var/task") });
+    if let Some(opt) = &code.opt {
+        binds.push(Bind { source: opt.path().to_owned(), target: PathBuf::from("/opt") });
+    }
+    RootFs { binds, symlinks: plan.symlinks, files: plan.files, dirs: plan.dirs }
+}
+
+fn runtime_process(
+    spec: &EnvironmentSpec,
+    resolved: &Resolved,
+    code: &CodeInPlace,
+    env: Vec<(String, String)>,
+) -> Result<ProcessSpec, Failure> {
+    let mut argv = resolved.command.clone();
+    if resolved.language == Language::Provided {
+        argv = vec![provided_bootstrap(code)?];
+    }
+    if let Some(wrapper) = spec.environment.get(WRAPPER_VARIABLE).filter(|_| resolved.wrapper_allowed) {
+        argv.insert(0, wrapper.clone());
+    }
+    let log_fd_env = resolved.log_fd.then(|| LOG_FD_VARIABLE.to_owned());
+    Ok(ProcessSpec { argv, env, cwd: PathBuf::from("/var/task"), log_fd_env })
+}
+
+/// The program of a custom runtime: the function's own, or a layer's.
+fn provided_bootstrap(code: &CodeInPlace) -> Result<String, Failure> {
+    let roots: [(&str, Option<&Path>); 2] =
+        [("/var/task", Some(code.task.path())), ("/opt", code.opt.as_ref().map(|lease| lease.path()))];
+    for (inside, host) in roots {
+        // Not followed: a link is the sandbox's to resolve, within its own root.
+        if host.is_some_and(|host| host.join("bootstrap").symlink_metadata().is_ok_and(|found| !found.is_dir())) {
+            return Ok(format!("{inside}/bootstrap"));
+        }
+    }
+    let tried = Resolved::PROVIDED_BOOTSTRAPS.join(" ");
+    Err(Failure {
+        error_type: "Runtime.InvalidEntrypoint".to_owned(),
+        posted: None,
+        message: format!("Couldn't find valid bootstrap(s): [{tried}]"),
+    })
+}
+
+fn cpu_millis(memory_mb: u32) -> u32 {
+    u32::try_from(u64::from(memory_mb) * 1_000 / MEMORY_OF_ONE_CPU_MB).unwrap_or(u32::MAX).max(1)
+}
+
+/// Temporary credentials in AWS's form. They name nobody yet: no service that Firelet carries checks signatures.
+fn credentials() -> Credentials {
+    let random = || uuid::Uuid::new_v4().simple().to_string();
+    Credentials {
+        access_key_id: format!("ASIA{}", random()[..16].to_uppercase()),
+        secret_access_key: random() + &random()[..8],
+        session_token: random() + &random(),
+    }
+}
+
+pub(super) fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_in_proportion_to_memory() {
+        assert_eq!(cpu_millis(1_769), 1_000);
+        assert_eq!(cpu_millis(128), 72);
+        assert_eq!(cpu_millis(10_240), 5_788);
+    }
+
+    #[test]
+    fn credentials_have_the_form_of_temporary_ones_and_differ() {
+        let (one, two) = (credentials(), credentials());
+        assert_eq!(one.access_key_id.len(), 20);
+        assert!(one.access_key_id.starts_with("ASIA"));
+        assert_eq!(one.secret_access_key.len(), 40);
+        assert_ne!(one.secret_access_key, two.secret_access_key);
+    }
+}

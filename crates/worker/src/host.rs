@@ -1,0 +1,336 @@
+//! The host: what all environments on it share, and how one is started.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use image::{CodeCache, Digest, Lease};
+use runtimes::{Catalog, Resolved};
+use sandbox::Backend;
+use telemetry::LogStore;
+use telemetry::lines::InitType;
+use tokio::sync::Notify;
+
+use crate::environment::{self, Environment, Notice};
+use crate::spec::{CodeRef, EnvironmentSpec};
+
+/// The rules of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// How long after the runtime asks for its next invocation it is frozen. A busy function, whose next invocation
+    /// comes sooner, never pays for freezing.
+    pub freeze_delay: Duration,
+    /// Limit of a first initialization on demand.
+    pub init_timeout: Duration,
+    /// Limit of a first initialization ahead of time.
+    pub provisioned_init_timeout: Duration,
+    /// Processes and threads of one environment together.
+    pub max_tasks: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            freeze_delay: Duration::from_millis(10),
+            init_timeout: crate::lifecycle::INIT_TIMEOUT,
+            provisioned_init_timeout: Duration::from_secs(15 * 60),
+            max_tasks: 1_024,
+        }
+    }
+}
+
+/// What a host is made of.
+pub struct Parts {
+    /// Makes the sandboxes.
+    pub backend: Arc<dyn Backend>,
+    /// The language runtimes.
+    pub catalog: Catalog,
+    /// How to look for them again when one is missing.
+    pub catalog_options: runtimes::Options,
+    /// Unpacked code.
+    pub code: CodeCache,
+    /// Where logs go.
+    pub logs: LogStore,
+}
+
+/// One host. Cheap to clone.
+#[derive(Clone)]
+pub struct Worker {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) options: Options,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) logs: LogStore,
+    code: CodeCache,
+    catalog: RwLock<Catalog>,
+    catalog_options: runtimes::Options,
+    resolved: RwLock<HashMap<String, Arc<Resolved>>>,
+    environments: Mutex<Environments>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Environments {
+    next: u64,
+    live: HashMap<u64, Arc<Entry>>,
+    cold_starts: Vec<ColdStart>,
+}
+
+/// How many cold starts are remembered for [`Worker::cold_starts`].
+const COLD_STARTS_KEPT: usize = 4_096;
+
+/// What is known of a live environment.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct EnvironmentInfo {
+    /// The function.
+    pub function: String,
+    /// Its version.
+    pub version: String,
+    /// The environment's log stream.
+    pub log_stream: String,
+    /// Memory in use when last looked at, in bytes.
+    pub memory_bytes: u64,
+    /// Invocations served.
+    pub invocations: u64,
+}
+
+/// A live environment's entry in the list; its numbers are written on the warm path, so without a lock.
+pub(crate) struct Entry {
+    pub(crate) number: u64,
+    function: String,
+    version: String,
+    log_stream: String,
+    memory_bytes: AtomicU64,
+    invocations: AtomicU64,
+}
+
+impl Entry {
+    /// Another invocation was served.
+    pub(crate) fn served(&self, memory_bytes: u64) {
+        self.memory_bytes.store(memory_bytes, Ordering::Relaxed);
+        self.invocations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn info(&self) -> EnvironmentInfo {
+        EnvironmentInfo {
+            function: self.function.clone(),
+            version: self.version.clone(),
+            log_stream: self.log_stream.clone(),
+            memory_bytes: self.memory_bytes.load(Ordering::Relaxed),
+            invocations: self.invocations.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Where the time of one cold start went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ColdStart {
+    /// Code and layers in place, in microseconds.
+    pub code_us: u64,
+    /// Sandbox made, in microseconds.
+    pub sandbox_us: u64,
+    /// Runtime started until it asked for the first invocation, in microseconds.
+    pub init_us: u64,
+}
+
+/// Why an environment did not come to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// No runtime on this host serves the function.
+    #[error("{0}")]
+    Runtime(String),
+    /// The deployment package or a layer is not usable.
+    #[error("{0}")]
+    Code(String),
+    /// The sandbox could not be made.
+    #[error("{0}")]
+    Sandbox(String),
+    /// The host can hold no further environment now.
+    #[error("{0}")]
+    NoRoom(String),
+    /// The sandbox broke.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// The code of an environment, in place and kept there.
+pub(crate) struct CodeInPlace {
+    pub(crate) task: Lease,
+    pub(crate) opt: Option<Lease>,
+}
+
+impl Worker {
+    /// A host made of these parts.
+    pub fn new(parts: Parts, options: Options) -> Self {
+        let Parts { backend, catalog, catalog_options, code, logs } = parts;
+        let inner = Inner {
+            options,
+            backend,
+            logs,
+            code,
+            catalog: RwLock::new(catalog),
+            catalog_options,
+            resolved: RwLock::default(),
+            environments: Mutex::default(),
+            changed: Notify::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Puts code and layers of a version in place, so that its first cold start does not wait for them.
+    pub async fn prepare(&self, spec: &Arc<EnvironmentSpec>) -> Result<(), StartError> {
+        self.inner.code_in_place(spec).await.map(drop)
+    }
+
+    /// Starts an environment. `observer` is told, from the environment's own task, what becomes of it; it must not block.
+    pub fn start(
+        &self,
+        spec: Arc<EnvironmentSpec>,
+        initialization_type: InitType,
+        observer: impl Fn(Notice) + Send + Sync + 'static,
+    ) -> Environment {
+        environment::start(Arc::clone(&self.inner), spec, initialization_type, Box::new(observer))
+    }
+
+    /// The live environments.
+    pub fn environments(&self) -> Vec<EnvironmentInfo> {
+        self.inner.lock().live.values().map(|entry| entry.info()).collect()
+    }
+
+    /// The most recent cold starts, oldest first.
+    pub fn cold_starts(&self) -> Vec<ColdStart> {
+        self.inner.lock().cold_starts.clone()
+    }
+
+    /// Which runtime serves a runtime name, or why none does.
+    pub fn resolve(&self, runtime: &str) -> Result<Arc<Resolved>, StartError> {
+        self.inner.resolve(runtime)
+    }
+
+    /// Waits until every environment has ended, then ends the backend. Retire the environments first.
+    pub async fn shutdown(&self, patience: Duration) {
+        let ended = async {
+            loop {
+                let changed = self.inner.changed.notified();
+                if self.inner.lock().live.is_empty() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if tokio::time::timeout(patience, ended).await.is_err() {
+            let left = self.inner.lock().live.len();
+            tracing::warn!(left, "environments are still ending; their sandboxes are killed");
+        }
+        self.inner.backend.shutdown().await;
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Environments> {
+        self.environments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a new environment into the list.
+    pub(crate) fn enter(&self, spec: &EnvironmentSpec, log_stream: &str) -> Arc<Entry> {
+        let mut environments = self.lock();
+        environments.next += 1;
+        let entry = Arc::new(Entry {
+            number: environments.next,
+            function: spec.function_name.clone(),
+            version: spec.version.clone(),
+            log_stream: log_stream.to_owned(),
+            memory_bytes: AtomicU64::new(0),
+            invocations: AtomicU64::new(0),
+        });
+        environments.live.insert(entry.number, Arc::clone(&entry));
+        entry
+    }
+
+    pub(crate) fn cold_started(&self, entry: &Entry, memory_bytes: u64, cold_start: ColdStart) {
+        entry.memory_bytes.store(memory_bytes, Ordering::Relaxed);
+        let mut environments = self.lock();
+        if environments.cold_starts.len() == COLD_STARTS_KEPT {
+            environments.cold_starts.drain(..COLD_STARTS_KEPT / 2);
+        }
+        environments.cold_starts.push(cold_start);
+    }
+
+    pub(crate) fn leave(&self, entry: &Entry) {
+        self.lock().live.remove(&entry.number);
+        self.changed.notify_waiters();
+    }
+
+    /// The runtime for a name. What was added since the start of the server is found, too.
+    pub(crate) fn resolve(&self, runtime: &str) -> Result<Arc<Resolved>, StartError> {
+        if let Some(resolved) = self.resolved.read().unwrap_or_else(PoisonError::into_inner).get(runtime) {
+            return Ok(Arc::clone(resolved));
+        }
+        let first = self.catalog.read().unwrap_or_else(PoisonError::into_inner).resolve(runtime);
+        let resolved = match first {
+            Ok(resolved) => resolved,
+            Err(_) => {
+                let catalog = Catalog::discover(&self.catalog_options);
+                let again = catalog.resolve(runtime).map_err(|error| StartError::Runtime(chain(&error)));
+                *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = catalog;
+                again?
+            }
+        };
+        if let Some(warning) = &resolved.warning {
+            tracing::warn!(runtime, "{warning}");
+        }
+        let resolved = Arc::new(resolved);
+        self.resolved.write().unwrap_or_else(PoisonError::into_inner).insert(runtime.to_owned(), Arc::clone(&resolved));
+        Ok(resolved)
+    }
+
+    /// Unpacks on a thread that may wait for the disk; immediate when everything is there already.
+    pub(crate) async fn code_in_place(&self, spec: &Arc<EnvironmentSpec>) -> Result<CodeInPlace, StartError> {
+        let cache = self.code.clone();
+        let spec = Arc::clone(spec);
+        let work = tokio::task::spawn_blocking(move || {
+            let unpack = |code: &CodeRef| {
+                let digest: Digest =
+                    code.digest.parse().map_err(|error: image::ParseDigestError| StartError::Code(chain(&error)))?;
+                cache.unpacked(&digest, &code.path).map_err(|error| StartError::Code(chain(&error)))
+            };
+            let task = unpack(&spec.code)?;
+            let layers = spec.layers.iter().map(unpack).collect::<Result<Vec<_>, _>>()?;
+            let opt = match layers.is_empty() {
+                true => None,
+                false => Some(cache.merged(&layers).map_err(|error| StartError::Code(chain(&error)))?),
+            };
+            Ok(CodeInPlace { task, opt })
+        });
+        work.await.unwrap_or_else(|panic| Err(StartError::Code(format!("unpacking failed: {panic}"))))
+    }
+}
+
+/// An error with all its sources, for people.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+/// Where the extensions of an environment are, given its merged layers.
+pub(crate) fn extensions_in(opt: &Lease) -> Vec<String> {
+    let dir: PathBuf = opt.path().join("extensions");
+    let Ok(entries) = std::fs::read_dir(dir) else { return vec![] };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}

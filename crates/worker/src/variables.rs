@@ -1,0 +1,208 @@
+//! The environment variables of a runtime and of its extensions, as Lambda sets them.
+
+use std::collections::BTreeMap;
+
+use runtimes::Resolved;
+
+use telemetry::lines::{InitType, LogFormat};
+
+use crate::spec::EnvironmentSpec;
+
+/// Access key, secret and token that the function's SDKs sign with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// `AWS_ACCESS_KEY_ID`.
+    pub access_key_id: String,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: String,
+    /// `AWS_SESSION_TOKEN`.
+    pub session_token: String,
+}
+
+/// What is particular to one environment.
+#[derive(Debug, Clone, Copy)]
+pub struct Particulars<'a> {
+    /// Where the Runtime API listens inside, `host:port`.
+    pub runtime_api: &'a str,
+    /// The environment's log stream.
+    pub log_stream: &'a str,
+    /// Why it is initialized.
+    pub initialization_type: InitType,
+    /// Its credentials.
+    pub credentials: &'a Credentials,
+}
+
+/// Variables that only the runtime sees, never an extension.
+const RUNTIME_ONLY: [&str; 7] = [
+    "AWS_EXECUTION_ENV",
+    "AWS_LAMBDA_LOG_GROUP_NAME",
+    "AWS_LAMBDA_LOG_STREAM_NAME",
+    "AWS_XRAY_CONTEXT_MISSING",
+    "LAMBDA_RUNTIME_DIR",
+    "LAMBDA_TASK_ROOT",
+    "_HANDLER",
+];
+
+/// The whole environment of the runtime process.
+///
+/// Precedence, lowest first: the runtime's overridable defaults, the function's own variables, the platform's.
+pub fn for_runtime(spec: &EnvironmentSpec, resolved: &Resolved, own: Particulars<'_>) -> Vec<(String, String)> {
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    let mut set = |name: &str, value: &str| {
+        all.insert(name.to_owned(), value.to_owned());
+    };
+    set("TZ", ":UTC");
+    set("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR");
+    set("AWS_XRAY_DAEMON_ADDRESS", "169.254.79.129:2000");
+    for (name, value) in &resolved.env {
+        set(name, value);
+    }
+    for (name, value) in &spec.environment {
+        set(name, value);
+    }
+    let memory = spec.memory_mb.to_string();
+    for (name, value) in [
+        ("_AWS_XRAY_DAEMON_ADDRESS", "169.254.79.129"),
+        ("_AWS_XRAY_DAEMON_PORT", "2000"),
+        ("_HANDLER", &spec.handler),
+        ("AWS_ACCESS_KEY_ID", &own.credentials.access_key_id),
+        ("AWS_DEFAULT_REGION", &spec.region),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &memory),
+        ("AWS_LAMBDA_FUNCTION_NAME", &spec.function_name),
+        ("AWS_LAMBDA_FUNCTION_VERSION", &spec.version),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", own.initialization_type.name()),
+        ("AWS_LAMBDA_LOG_GROUP_NAME", &spec.logging.group),
+        ("AWS_LAMBDA_LOG_STREAM_NAME", own.log_stream),
+        ("AWS_LAMBDA_RUNTIME_API", own.runtime_api),
+        ("AWS_REGION", &spec.region),
+        ("AWS_SECRET_ACCESS_KEY", &own.credentials.secret_access_key),
+        ("AWS_SESSION_TOKEN", &own.credentials.session_token),
+        ("LAMBDA_RUNTIME_DIR", "/var/runtime"),
+        ("LAMBDA_TASK_ROOT", "/var/task"),
+    ] {
+        set(name, value);
+    }
+    if let Some(execution_env) = &resolved.execution_env {
+        set("AWS_EXECUTION_ENV", execution_env);
+    } else {
+        all.remove("AWS_EXECUTION_ENV");
+    }
+    match spec.logging.format {
+        LogFormat::Json => {
+            all.insert("AWS_LAMBDA_LOG_FORMAT".to_owned(), "JSON".to_owned());
+            if let Some(level) = &spec.logging.application_level {
+                all.insert("AWS_LAMBDA_LOG_LEVEL".to_owned(), level.clone());
+            }
+        }
+        LogFormat::Text => {
+            all.insert("AWS_LAMBDA_LOG_FORMAT".to_owned(), "Text".to_owned());
+        }
+    }
+    all.into_iter().collect()
+}
+
+/// The environment of an external extension: what the runtime has, less what is the runtime's alone.
+pub fn for_extension(runtime: &[(String, String)]) -> Vec<(String, String)> {
+    runtime
+        .iter()
+        .filter(|(name, _)| !name.starts_with('_') && !RUNTIME_ONLY.contains(&name.as_str()))
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::spec::{CodeRef, LogSettings, VersionKey};
+
+    fn spec() -> EnvironmentSpec {
+        EnvironmentSpec {
+            key: VersionKey("f:1".to_owned()),
+            function_name: "f".to_owned(),
+            version: "1".to_owned(),
+            function_arn: "arn:aws:lambda:eu-west-1:000000000000:function:f".to_owned(),
+            account_id: "000000000000".to_owned(),
+            region: "eu-west-1".to_owned(),
+            runtime: "python3.12".to_owned(),
+            runtime_version_arn: None,
+            handler: "index.handler".to_owned(),
+            code: CodeRef { digest: String::new(), path: PathBuf::new() },
+            layers: vec![],
+            environment: BTreeMap::from([
+                ("LANG".to_owned(), "C".to_owned()),
+                ("AWS_REGION".to_owned(), "mine".to_owned()),
+                ("COLOUR".to_owned(), "red".to_owned()),
+            ]),
+            memory_mb: 512,
+            timeout: Duration::from_secs(3),
+            tmp_mb: 512,
+            logging: LogSettings {
+                group: "/aws/lambda/f".to_owned(),
+                custom_group: false,
+                format: LogFormat::Json,
+                application_level: Some("WARN".to_owned()),
+                system_level: None,
+            },
+        }
+    }
+
+    fn variables(execution_env: Option<&str>) -> BTreeMap<String, String> {
+        let resolved = Resolved {
+            runtime: "python3.12".to_owned(),
+            serves: String::new(),
+            warning: None,
+            root: Default::default(),
+            command: vec![],
+            env: vec![("LANG".to_owned(), "en_US.UTF-8".to_owned()), ("PATH".to_owned(), "/var/lang/bin".to_owned())],
+            execution_env: execution_env.map(str::to_owned),
+            runtime_version: String::new(),
+            language: runtimes::Language::Python,
+            wrapper_allowed: true,
+            log_fd: true,
+        };
+        let credentials = Credentials {
+            access_key_id: "ASIA".to_owned(),
+            secret_access_key: "s".to_owned(),
+            session_token: "t".to_owned(),
+        };
+        let own = Particulars {
+            runtime_api: "127.0.0.1:9001",
+            log_stream: "2026/01/01/[1]abc",
+            initialization_type: InitType::OnDemand,
+            credentials: &credentials,
+        };
+        for_runtime(&spec(), &resolved, own).into_iter().collect()
+    }
+
+    #[test]
+    fn the_functions_variables_override_the_runtimes_defaults_but_not_the_platforms() {
+        let variables = variables(Some("AWS_Lambda_python3.12"));
+        assert_eq!(variables["LANG"], "C");
+        assert_eq!(variables["PATH"], "/var/lang/bin");
+        assert_eq!(variables["AWS_REGION"], "eu-west-1");
+        assert_eq!(variables["COLOUR"], "red");
+        assert_eq!(variables["TZ"], ":UTC");
+        assert_eq!(variables["AWS_EXECUTION_ENV"], "AWS_Lambda_python3.12");
+        assert_eq!(variables["AWS_LAMBDA_LOG_LEVEL"], "WARN");
+    }
+
+    #[test]
+    fn a_custom_runtime_has_no_execution_env() {
+        assert!(!variables(None).contains_key("AWS_EXECUTION_ENV"));
+    }
+
+    #[test]
+    fn an_extension_sees_nothing_that_is_the_runtimes_alone() {
+        let runtime: Vec<_> = variables(Some("AWS_Lambda_python3.12")).into_iter().collect();
+        let extension: BTreeMap<_, _> = for_extension(&runtime).into_iter().collect();
+        assert!(extension.keys().all(|name| !name.starts_with('_')));
+        for name in RUNTIME_ONLY {
+            assert!(!extension.contains_key(name), "{name}");
+        }
+        assert_eq!(extension["AWS_LAMBDA_RUNTIME_API"], "127.0.0.1:9001");
+        assert_eq!(extension["COLOUR"], "red");
+    }
+}
