@@ -28,7 +28,7 @@ mod v1;
 mod v2;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Length of a CPU period in microseconds; see the module's documentation.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -124,16 +124,27 @@ impl Cgroups {
         // The unified hierarchy, if it is the one that counts memory; hybrid systems leave that to version 1.
         let unified = mounts.iter().find(|mount| mount.unified);
         let counts_memory = |mount: &&parse::Mount| {
-            let controllers = std::fs::read_to_string(mount.point.join("cgroup.controllers")).unwrap_or_default();
+            let controllers =
+                std::fs::read_to_string(mount.point.join("cgroup.controllers")).unwrap_or_default();
             controllers.split_whitespace().any(|name| name == "memory")
         };
-        let v2 = || unified.and_then(|mount| unify(mount, &own, parent)).map(Tree::V2);
+        let v2 = || {
+            unified
+                .and_then(|mount| unify(mount, &own, parent))
+                .map(Tree::V2)
+        };
         let v1 = || {
             let tree = patiently(|| v1::Tree::plant(&mounts, &own, parent)).ok()?;
             (!tree.hierarchies.is_empty()).then_some(Tree::V1(tree))
         };
-        let tree = if unified.filter(counts_memory).is_some() { v2().or_else(v1) } else { v1().or_else(v2) };
-        let cgroups = Cgroups { tree: tree.unwrap_or(Tree::None) };
+        let tree = if unified.filter(counts_memory).is_some() {
+            v2().or_else(v1)
+        } else {
+            v1().or_else(v2)
+        };
+        let cgroups = Cgroups {
+            tree: tree.unwrap_or(Tree::None),
+        };
         tracing::debug!(version = ?cgroups.version(), missing = ?cgroups.missing(), "control groups");
         Ok(cgroups)
     }
@@ -158,16 +169,30 @@ impl Cgroups {
                 "run as root, or below a delegated group: `systemd-run --user --scope -p Delegate=yes firelet serve`"
             }
         };
-        let loss = |what: &str| Loss { what: what.to_owned(), remedy: remedy.to_owned() };
+        let loss = |what: &str| Loss {
+            what: what.to_owned(),
+            remedy: remedy.to_owned(),
+        };
         let lost = |controller: &str| match controller {
-            "memory" => Some(loss("memory limits: a function can use up the memory of the host")),
-            "cpu" => Some(loss("CPU shares: every function gets as much CPU time as is free")),
-            "pids" => Some(loss("process limits: a function can use up the process numbers of the host")),
-            "freezer" => Some(loss("freezing: functions go on running between invocations")),
+            "memory" => Some(loss(
+                "memory limits: a function can use up the memory of the host",
+            )),
+            "cpu" => Some(loss(
+                "CPU shares: every function gets as much CPU time as is free",
+            )),
+            "pids" => Some(loss(
+                "process limits: a function can use up the process numbers of the host",
+            )),
+            "freezer" => Some(loss(
+                "freezing: functions go on running between invocations",
+            )),
             _accounting_only => None,
         };
         match &self.tree {
-            Tree::None => ["memory", "cpu", "pids", "freezer"].into_iter().filter_map(lost).collect(),
+            Tree::None => ["memory", "cpu", "pids", "freezer"]
+                .into_iter()
+                .filter_map(lost)
+                .collect(),
             _some => self.missing().iter().copied().filter_map(lost).collect(),
         }
     }
@@ -197,7 +222,11 @@ impl Cgroups {
 
     fn claims(&self) -> Vec<&Path> {
         match &self.tree {
-            Tree::V1(tree) => tree.hierarchies.iter().map(|(claim, _)| claim.path.as_path()).collect(),
+            Tree::V1(tree) => tree
+                .hierarchies
+                .iter()
+                .map(|(claim, _)| claim.path.as_path())
+                .collect(),
             Tree::V2(tree) => vec![tree.claim.path.as_path()],
             Tree::None => Vec::new(),
         }
@@ -217,29 +246,43 @@ impl Drop for Cgroups {
         for path in self.claims() {
             tree::remove_tree(path, Duration::from_secs(1));
             // The last server removes the shared directory; others keep it by being in it.
-            path.parent().into_iter().for_each(|parent| drop(std::fs::remove_dir(parent)));
+            path.parent()
+                .into_iter()
+                .for_each(|parent| drop(std::fs::remove_dir(parent)));
         }
     }
 }
 
 /// This server's part of the unified hierarchy, at the first place that lets us.
 fn unify(mount: &parse::Mount, own: &[parse::Membership], parent: &str) -> Option<v2::Tree> {
-    let path = own.iter().find(|group| group.controllers.is_empty())?.path.as_str();
+    let path = own
+        .iter()
+        .find(|group| group.controllers.is_empty())?
+        .path
+        .as_str();
     let own = mount.point.join(below(&mount.root, path));
     let mut bases = vec![mount.point.clone()];
     bases.insert(usize::from(!is_delegated(&own)), own.clone());
     bases.dedup();
     let attempts = bases.iter().filter_map(|base| {
         patiently(|| v2::Tree::plant(base, &own, parent))
-            .inspect_err(|error| tracing::debug!(base = %base.display(), %error, "no control groups here"))
+            .inspect_err(
+                |error| tracing::debug!(base = %base.display(), %error, "no control groups here"),
+            )
             .ok()
     });
     // A place where all limits work beats an earlier one where they do not.
     let mut best: Option<v2::Tree> = None;
     for tree in attempts {
-        let better = best.as_ref().is_none_or(|best| tree.missing.len() < best.missing.len());
+        let better = best
+            .as_ref()
+            .is_none_or(|best| tree.missing.len() < best.missing.len());
         let complete = tree.missing.is_empty();
-        let other = if better { best.replace(tree) } else { Some(tree) };
+        let other = if better {
+            best.replace(tree)
+        } else {
+            Some(tree)
+        };
         if let Some(other) = other {
             tree::remove_tree(&other.claim.path, Duration::ZERO);
         }
@@ -256,7 +299,10 @@ fn patiently<T>(plant: impl Fn() -> Result<T, CgroupError>) -> Result<T, CgroupE
         Err(CgroupError::File { source, .. }) => source.kind() == io::ErrorKind::NotFound,
         Err(CgroupError::Name(_)) | Ok(_) => false,
     };
-    (0..8).map(|_| plant()).find(|result| !vanished(result)).unwrap_or_else(&plant)
+    (0..8)
+        .map(|_| plant())
+        .find(|result| !vanished(result))
+        .unwrap_or_else(&plant)
 }
 
 /// Whether systemd has handed this group's subtree over to us (`systemd.resource-control(5)`, `Delegate=`).
@@ -270,8 +316,14 @@ fn is_delegated(path: &Path) -> bool {
 /// A group's path relative to a mount that shows the hierarchy from `root` on.
 fn below(root: &str, path: &str) -> PathBuf {
     let path = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
-    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    if plain { path.to_owned() } else { PathBuf::new() }
+    let plain = path
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_)));
+    if plain {
+        path.to_owned()
+    } else {
+        PathBuf::new()
+    }
 }
 
 fn is_name(name: &str) -> bool {
@@ -311,7 +363,9 @@ impl Group {
     /// How a process enters.
     pub fn entry(&self) -> Entry<'_> {
         match &self.leaf {
-            Leaf::V1(leaf) => Entry::V1 { procs: leaf.procs() },
+            Leaf::V1(leaf) => Entry::V1 {
+                procs: leaf.procs(),
+            },
             Leaf::V2(leaf) => Entry::V2 { dir: leaf.dir() },
             Leaf::None => Entry::None,
         }
@@ -380,7 +434,10 @@ impl Group {
 
     fn dispose(&mut self, patience: Duration) {
         match std::mem::replace(&mut self.leaf, Leaf::None) {
-            Leaf::V1(leaf) => leaf.paths.iter().for_each(|path| tree::remove(path, patience)),
+            Leaf::V1(leaf) => leaf
+                .paths
+                .iter()
+                .for_each(|path| tree::remove(path, patience)),
             Leaf::V2(leaf) => tree::remove(&leaf.path, patience),
             Leaf::None => {}
         }

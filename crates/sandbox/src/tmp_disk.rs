@@ -1,8 +1,30 @@
 //! Disks for `/tmp`: their content counts against a size of their own, not against the memory of the sandbox.
+//!
+//! Owns images, loop devices and their detached mounts; does not attach them anywhere. The page cache of what is
+//! written still belongs to the sandbox' memory, but the kernel can write it out and reuse it, as it cannot with tmpfs.
+//!
+//! Nothing has a name on the host, so nothing is left when the server is killed.
 
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+
+use tokio::sync::oneshot;
+
+use crate::host::Loss;
+use crate::pool::Pool;
+
+mod image;
+
+#[cfg(test)]
+mod tests;
+
+use image::Template;
+
+/// The size that functions have unless they ask for more, in bytes: made once at the start, to see that it works.
+const USUAL_BYTES: u64 = 512 << 20;
 
 /// Why there is no disk.
 #[derive(Debug, thiserror::Error)]
@@ -15,38 +37,244 @@ pub enum TmpDiskError {
         /// Why it failed.
         source: io::Error,
     },
+    /// [`TmpDisks`] is gone.
+    #[error("no disks for /tmp are made any more")]
+    Stopped,
 }
 
 /// How [`TmpDisks`] is set up.
 #[derive(Debug, Clone)]
 pub struct TmpDiskOptions {
-    /// Directory for images, on a disk with room for what functions write to `/tmp`.
+    /// Directory for images, on a disk with room for what functions write to `/tmp`. Made if absent.
     pub dir: PathBuf,
-    /// Disks kept ready of the size last asked for.
+    /// Disks kept ready of the size last asked for (4 is a good number).
     pub pool_size: usize,
 }
 
 /// Makes the disks of one server's sandboxes.
 #[derive(Debug)]
-pub struct TmpDisks {}
+pub struct TmpDisks {
+    /// `None` where disks cannot be made; `loss` then says why.
+    maker: Option<MakerHandle>,
+    loss: Option<Loss>,
+}
+
+#[derive(Debug)]
+struct MakerHandle {
+    requests: mpsc::Sender<Request>,
+    pool: Arc<Pool<u64, TmpDisk>>,
+}
+
+#[derive(Debug)]
+enum Request {
+    Make {
+        bytes: u64,
+        reply: oneshot::Sender<Result<TmpDisk, TmpDiskError>>,
+    },
+    /// One was taken from the pool.
+    Refill,
+    Stop,
+}
 
 impl TmpDisks {
-    /// Prepares the directory.
+    /// Prepares the directory and makes one disk, to see whether this host can. Blocks for some ten milliseconds.
+    ///
+    /// # Errors
+    /// The directory cannot be made. Where disks cannot be made that is a loss, not an error.
     pub fn start(options: TmpDiskOptions) -> Result<TmpDisks, TmpDiskError> {
-        let _ = options;
-        Ok(TmpDisks {})
+        std::fs::create_dir_all(&options.dir).map_err(|source| TmpDiskError::Step {
+            step: format!("make directory {}", options.dir.display()),
+            source,
+        })?;
+        let made = Maker::start(options).and_then(|mut maker| {
+            let first = maker.make(USUAL_BYTES)?;
+            // Asking makes it the size that is kept ready.
+            let _nothing_yet = maker.pool.take(&USUAL_BYTES);
+            maker.pool.put(&USUAL_BYTES, first);
+            Ok(maker)
+        });
+        let maker = match made {
+            Ok(maker) => maker,
+            Err(error) => {
+                return Ok(TmpDisks {
+                    maker: None,
+                    loss: Some(loss(&error)),
+                });
+            }
+        };
+        let (requests, inbox) = mpsc::channel();
+        let pool = Arc::clone(&maker.pool);
+        let thread = std::thread::Builder::new().name("tmp-disks".to_owned());
+        thread
+            .spawn(move || maker.run(&inbox))
+            .map_err(|source| TmpDiskError::Step {
+                step: "start a thread".to_owned(),
+                source,
+            })?;
+        Ok(TmpDisks {
+            maker: Some(MakerHandle { requests, pool }),
+            loss: None,
+        })
     }
 
-    /// An empty disk with room for `bytes`.
+    /// What sandboxes go without here.
+    pub fn loss(&self) -> Option<&Loss> {
+        self.loss.as_ref()
+    }
+
+    /// An empty disk with room for `bytes` (up to 3 percent more).
     pub async fn acquire(&self, bytes: u64) -> Result<TmpDisk, TmpDiskError> {
-        let _ = bytes;
-        Ok(TmpDisk { mount: None })
+        let Some(maker) = &self.maker else {
+            return Ok(TmpDisk {
+                mount: None,
+                grave: None,
+            });
+        };
+        if let Some(disk) = maker.pool.take(&bytes) {
+            // Without the maker there is no refill, and the next request finds that out.
+            let _ = maker.requests.send(Request::Refill);
+            return Ok(disk);
+        }
+        let (reply, made) = oneshot::channel();
+        maker
+            .requests
+            .send(Request::Make { bytes, reply })
+            .map_err(|_| TmpDiskError::Stopped)?;
+        made.await.map_err(|_| TmpDiskError::Stopped)?
     }
 }
 
-/// One disk. It is gone when the last mount of it and this handle are.
+impl Drop for TmpDisks {
+    fn drop(&mut self) {
+        if let Some(maker) = &self.maker {
+            let _ = maker.requests.send(Request::Stop);
+        }
+    }
+}
+
+fn loss(error: &TmpDiskError) -> Loss {
+    let reason = std::error::Error::source(error).map(|source| format!("{error}: {source}"));
+    Loss {
+        what: format!(
+            "disks for /tmp: what functions write there counts against their memory ({})",
+            reason.unwrap_or_else(|| error.to_string())
+        ),
+        remedy: "run as root, with loop devices (/dev/loop-control) and the package e2fsprogs"
+            .to_owned(),
+    }
+}
+
+/// The thread that makes disks: requests first, then the pool.
+struct Maker {
+    options: TmpDiskOptions,
+    pool: Arc<Pool<u64, TmpDisk>>,
+    templates: HashMap<u64, Template>,
+    graves: mpsc::Sender<OwnedFd>,
+}
+
+impl Maker {
+    fn start(options: TmpDiskOptions) -> Result<Maker, TmpDiskError> {
+        let (graves, dead) = mpsc::channel::<OwnedFd>();
+        // Unmounting may take a while; nobody should wait for it, least of all who wants a new disk.
+        let bury = move || {
+            for mount in dead {
+                image::discard(mount.as_fd());
+            }
+        };
+        let thread = std::thread::Builder::new().name("tmp-disks-end".to_owned());
+        thread.spawn(bury).map_err(|source| TmpDiskError::Step {
+            step: "start a thread".to_owned(),
+            source,
+        })?;
+        let pool = Arc::new(Pool::new(options.pool_size));
+        Ok(Maker {
+            options,
+            pool,
+            templates: HashMap::new(),
+            graves,
+        })
+    }
+
+    fn run(mut self, requests: &mpsc::Receiver<Request>) {
+        loop {
+            let request = match requests.try_recv() {
+                Ok(request) => request,
+                Err(mpsc::TryRecvError::Disconnected) => break,
+                Err(mpsc::TryRecvError::Empty) => {
+                    if let Some(bytes) = self.pool.wanted() {
+                        match self.make(bytes) {
+                            Ok(disk) => {
+                                self.pool.put(&bytes, disk);
+                                continue;
+                            }
+                            // Not tried again before somebody asks.
+                            Err(error) => {
+                                tracing::warn!(%error, "could not prepare a disk for /tmp in advance")
+                            }
+                        }
+                    }
+                    match requests.recv() {
+                        Ok(request) => request,
+                        Err(mpsc::RecvError) => break,
+                    }
+                }
+            };
+            match request {
+                // Whoever asked may have given up; then the disk is dropped.
+                Request::Make { bytes, reply } => drop(reply.send(self.make(bytes))),
+                Request::Refill => {}
+                Request::Stop => break,
+            }
+        }
+        self.pool.clear();
+    }
+
+    fn make(&mut self, bytes: u64) -> Result<TmpDisk, TmpDiskError> {
+        let dir = &self.options.dir;
+        let template = match self.templates.entry(bytes) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(Template::make(dir, bytes)?)
+            }
+        };
+        let mount = template.mount(dir)?;
+        let last = mount.try_clone().map_err(|source| TmpDiskError::Step {
+            step: "duplicate a descriptor".to_owned(),
+            source,
+        })?;
+        Ok(TmpDisk {
+            mount: Some(mount),
+            grave: Some(Grave {
+                last: Some(last),
+                graves: self.graves.clone(),
+            }),
+        })
+    }
+}
+
+/// One disk. Dropping it discards the content in the background: drop it when no process uses it any more, one that
+/// does gets I/O errors.
 #[derive(Debug)]
 pub struct TmpDisk {
-    /// A detached mount to attach with `move_mount`; `None` = mount a size-limited tmpfs instead.
+    /// A detached mount (mode 1777, nosuid, nodev) to attach with `move_mount`; `None` = mount a size-limited tmpfs
+    /// instead.
     pub mount: Option<OwnedFd>,
+    #[expect(dead_code, reason = "ends the disk when dropped")]
+    grave: Option<Grave>,
+}
+
+/// Keeps a second descriptor, so that the one that ends the mount is closed where it may take its time.
+#[derive(Debug)]
+struct Grave {
+    last: Option<OwnedFd>,
+    graves: mpsc::Sender<OwnedFd>,
+}
+
+impl Drop for Grave {
+    fn drop(&mut self) {
+        if let Some(mount) = self.last.take() {
+            // If that thread is gone the mount ends here and now.
+            let _ = self.graves.send(mount);
+        }
+    }
 }

@@ -21,8 +21,16 @@ pub(super) fn memberships(text: &str) -> Vec<Membership> {
     let line = |line: &str| {
         let mut parts = line.splitn(3, ':');
         let _number: u32 = parts.next()?.parse().ok()?;
-        let controllers = parts.next()?.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        let path = parts.next().filter(|path| path.starts_with('/'))?.to_owned();
+        let controllers = parts
+            .next()?
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect();
+        let path = parts
+            .next()
+            .filter(|path| path.starts_with('/'))?
+            .to_owned();
         Some(Membership { controllers, path })
     };
     text.lines().filter_map(line).collect()
@@ -72,8 +80,9 @@ fn unescape(text: &str) -> Vec<u8> {
     let mut at = 0;
     while at < bytes.len() {
         let octal = bytes.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
-        let value =
-            octal.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|d| u8::from_str_radix(d, 8).ok());
+        let value = octal
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|d| u8::from_str_radix(d, 8).ok());
         match value {
             Some(byte) => {
                 plain.push(byte);
@@ -103,10 +112,23 @@ mod tests {
 
     #[test]
     fn memberships_of_all_kinds() {
-        let all = memberships("9:name=systemd:/\n3:cpu,cpuacct:/a/b:c\n0::/user.slice\nnonsense\n1:x\n");
+        let all =
+            memberships("9:name=systemd:/\n3:cpu,cpuacct:/a/b:c\n0::/user.slice\nnonsense\n1:x\n");
         assert_eq!(all.len(), 3);
-        assert_eq!(all[1], Membership { controllers: vec!["cpu".into(), "cpuacct".into()], path: "/a/b:c".into() });
-        assert_eq!(all[2], Membership { controllers: vec![], path: "/user.slice".into() });
+        assert_eq!(
+            all[1],
+            Membership {
+                controllers: vec!["cpu".into(), "cpuacct".into()],
+                path: "/a/b:c".into()
+            }
+        );
+        assert_eq!(
+            all[2],
+            Membership {
+                controllers: vec![],
+                path: "/user.slice".into()
+            }
+        );
     }
 
     #[test]

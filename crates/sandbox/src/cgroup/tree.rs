@@ -51,7 +51,13 @@ pub(super) fn claim(parents: &[PathBuf]) -> Result<Vec<Claim>, CgroupError> {
                     }
                     continue 'name;
                 }
-                Err(source) => return Err(CgroupError::File { action: "make", path, source }),
+                Err(source) => {
+                    return Err(CgroupError::File {
+                        action: "make",
+                        path,
+                        source,
+                    });
+                }
             }
         }
         return Ok(claims);
@@ -66,7 +72,9 @@ fn claim_one(path: &Path) -> io::Result<Option<OwnedFd>> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
         Err(error) => return Err(error),
     }
-    let Some(lock) = lock(path)? else { return Ok(None) };
+    let Some(lock) = lock(path)? else {
+        return Ok(None);
+    };
     // A server that starts at this moment may have taken the directory for an abandoned one between the two calls.
     let ours = fs::File::from(lock.try_clone()?).metadata()?.ino();
     match fs::metadata(path) {
@@ -93,12 +101,18 @@ fn lock(path: &Path) -> io::Result<Option<OwnedFd>> {
 
 /// Opens a directory for use as a descriptor.
 pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
-    Ok(open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(open(
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// Removes every directory below `parent` that has no living owner, killing what still runs in it.
 pub(super) fn remove_abandoned(parent: &Path) {
-    let Ok(entries) = fs::read_dir(parent) else { return };
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
     for path in directories(entries) {
         if let Ok(Some(_lock)) = lock(&path) {
             tracing::info!(path = %path.display(), "removing the control groups of a server that is gone");
@@ -125,7 +139,9 @@ pub(super) fn remove(path: &Path, patience: Duration) {
         match fs::remove_dir(path) {
             Ok(()) => return,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
+            {
                 // A process that has died leaves its group a moment after its parent has heard of it.
                 let _ = write(&path.join("freezer.state"), "THAWED");
                 let _ = write(&path.join("cgroup.freeze"), "0");
@@ -153,7 +169,12 @@ pub(super) fn signal_all(path: &Path) -> io::Result<usize> {
     // Zero is how a process outside our pid namespace is shown; no one here can signal it.
     let held: Vec<(i32, OwnedFd)> = members()?
         .into_iter()
-        .filter_map(|raw| Some((raw, pidfd_open(Pid::from_raw(raw)?, PidfdFlags::empty()).ok()?)))
+        .filter_map(|raw| {
+            Some((
+                raw,
+                pidfd_open(Pid::from_raw(raw)?, PidfdFlags::empty()).ok()?,
+            ))
+        })
         .collect();
     if held.is_empty() {
         return Ok(0);
@@ -190,5 +211,8 @@ pub(super) fn put(file: &fs::File, value: &str) -> io::Result<()> {
 }
 
 fn directories(entries: fs::ReadDir) -> impl Iterator<Item = PathBuf> {
-    entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
 }
