@@ -246,6 +246,7 @@ fn check_regex(source: &str) -> Result<(), String> {
         return Err("it is empty".to_owned());
     }
     let mut chars = source.chars();
+    let mut repeated = false;
     while let Some(c) = chars.next() {
         match c {
             '\\' => match chars.next() {
@@ -254,9 +255,12 @@ fn check_regex(source: &str) -> Result<(), String> {
                 Some(c) => return Err(format!("\\{c} is not supported")),
                 None => return Err("it ends with a backslash".to_owned()),
             },
+            // a{999}{999} would grow without bound.
+            '{' if repeated => return Err("a repetition is repeated".to_owned()),
             _ if c.is_ascii_alphanumeric() || " :_#=@/;,-^$?[]{}|*+.".contains(c) => {}
             _ => return Err(format!("{c:?} is not supported")),
         }
+        repeated = matches!(c, '}' | '*' | '+' | '?');
     }
     Ok(())
 }
