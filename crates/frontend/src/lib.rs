@@ -1,1 +1,42 @@
-//! HTTP: the Lambda API, invoke, and the side services that tools call (STS, IAM roles, Logs).
+//! HTTP: the Lambda API, invoke, and the side services that tools call (STS, IAM roles, CloudWatch Logs).
+//!
+//! Owns the wire: requests are read, decided elsewhere ([`control_plane`] for what functions are, [`worker_manager`]
+//! for who runs them) and answered as AWS answers. One listener serves every service, told apart by path and headers:
+//!
+//! | request | service |
+//! |---|---|
+//! | a path of the Lambda API | Lambda, REST and JSON |
+//! | `POST /` with `X-Amz-Target: Logs_20140328.*` | CloudWatch Logs, JSON 1.1 |
+//! | `POST /` with `Action=` and `Version=2010-05-08` | IAM, query protocol |
+//! | `POST /` with `Action=` and `Version=2011-06-15` | STS, query protocol |
+//! | `GET /_firelet/...` | what Firelet's own command line asks |
+//!
+//! Signatures are not checked: any credentials are good.
+
+mod app;
+mod body;
+mod dispatch;
+mod iam;
+mod lambda;
+mod local;
+mod logs;
+mod query;
+mod reply;
+mod server;
+mod specs;
+mod sts;
+
+pub use server::{Frontend, Options};
+pub use specs::PackagePath;
+
+/// The rooms that the frontend stands in front of.
+pub struct Deps {
+    /// What functions and roles are.
+    pub control_plane: control_plane::ControlPlane,
+    /// Who runs invocations.
+    pub workers: worker_manager::WorkerManager,
+    /// What functions logged.
+    pub logs: telemetry::LogStore,
+    /// Where the zip archive of a version lies on this host: with blobs in files, the blob's path.
+    pub package_path: PackagePath,
+}

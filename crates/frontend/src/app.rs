@@ -1,0 +1,121 @@
+//! What every request handler has at hand, and the work that goes on after an answer was sent.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use aws_model::ApiError;
+use control_plane::record::{FunctionVersion, VersionId};
+use control_plane::{ControlPlane, Failure, FailureCode, LiveConcurrency, Provision, Work};
+use telemetry::LogStore;
+use tokio::sync::watch;
+use worker::EnvironmentSpec;
+use worker_manager::WorkerManager;
+
+use crate::Deps;
+use crate::specs::Specs;
+
+/// The rooms behind the frontend.
+pub(crate) struct App {
+    pub(crate) control_plane: ControlPlane,
+    pub(crate) workers: WorkerManager,
+    pub(crate) logs: LogStore,
+    pub(crate) started: Instant,
+    specs: Specs,
+    completed: watch::Sender<()>,
+}
+
+impl App {
+    pub(crate) fn new(deps: Deps) -> Self {
+        let Deps { control_plane, workers, logs, package_path } = deps;
+        let specs = Specs::new(control_plane.clone(), package_path);
+        Self { control_plane, workers, logs, started: Instant::now(), specs, completed: watch::Sender::new(()) }
+    }
+
+    /// Changes whenever a create or an update was completed.
+    pub(crate) fn completions(&self) -> watch::Receiver<()> {
+        self.completed.subscribe()
+    }
+
+    /// What the workers need to know of a version. Environments of the content before it are retired.
+    pub(crate) fn spec(&self, version: &Arc<FunctionVersion>) -> Result<Arc<EnvironmentSpec>, ApiError> {
+        let found = self.specs.get(version).map_err(|error| {
+            tracing::error!(%error, "a version cannot be run");
+            ApiError::service(error.to_string())
+        })?;
+        if let Some(key) = found.superseded {
+            self.workers.retire(&key);
+        }
+        Ok(found.spec)
+    }
+
+    /// Retires the environments of what was deleted: a version, or (`None`) the whole function.
+    pub(crate) fn retire(&self, function: &str, id: Option<VersionId>) {
+        for key in self.specs.forget(function, id) {
+            self.workers.retire(&key);
+        }
+    }
+
+    /// The zip archive of a version on this host.
+    pub(crate) fn package(&self, version: &FunctionVersion) -> Result<PathBuf, ApiError> {
+        self.specs.package(version).map_err(|error| ApiError::service(error.to_string()))
+    }
+
+    /// What is really there of a version's provisioned concurrency.
+    pub(crate) fn live(&self, version: &FunctionVersion) -> LiveConcurrency {
+        let Some(spec) = self.specs.peek(&version.function, version.id) else { return LiveConcurrency::default() };
+        let status = self.workers.provisioned(&spec.key);
+        LiveConcurrency { allocated: status.allocated, available: status.available, failed: status.init_failed }
+    }
+
+    /// Has a provisioned-concurrency setting carried out.
+    pub(crate) fn provision(&self, provision: &Provision) {
+        match self.spec(&provision.version) {
+            Ok(spec) => self.workers.set_provisioned(&spec, provision.count),
+            Err(error) => {
+                tracing::error!(function = provision.version.qualified_arn(), %error, "cannot provision concurrency");
+            }
+        }
+    }
+
+    /// Takes up what a restart left behind.
+    pub(crate) fn resume(self: &Arc<Self>) {
+        for work in self.control_plane.pending_work() {
+            self.prepare(work);
+        }
+        for provision in self.control_plane.provisions() {
+            self.provision(&provision);
+        }
+    }
+
+    /// Prepares the code of a new or updated function in the background, then lets it take effect.
+    pub(crate) fn prepare(self: &Arc<Self>, work: Work) {
+        let app = Arc::clone(self);
+        tokio::spawn(async move {
+            let outcome = app.try_prepare(&work.version).await;
+            if let Err(failure) = &outcome {
+                tracing::warn!(function = work.version.qualified_arn(), reason = failure.reason, "cannot be run");
+            }
+            match app.control_plane.complete(&work, outcome).await {
+                Ok(Some(function)) => {
+                    // Environments of the content before are retired now, not at the next invocation.
+                    if let Some(serving) = function.serving(VersionId::Latest)
+                        && app.specs.peek(&function.name, VersionId::Latest).is_some()
+                        && let Err(error) = app.spec(serving)
+                    {
+                        tracing::error!(function = function.name, %error, "an updated function cannot be run");
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!(function = work.version.function, %error, "a change was not completed"),
+            }
+            app.completed.send_replace(());
+        });
+    }
+
+    async fn try_prepare(&self, version: &FunctionVersion) -> Result<(), Failure> {
+        let internal = |reason: String| Failure { code: FailureCode::InternalError, reason };
+        let spec = self.specs.draft(version).map_err(|error| internal(error.to_string()))?;
+        self.workers.prepare(&spec).await.map_err(|reason| Failure { code: FailureCode::InvalidZipFile, reason })
+    }
+}

@@ -1,0 +1,63 @@
+//! Which service a request is for: Lambda by its path, the others by what a POST to `/` carries.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::HeaderName;
+use hyper::{Method, Request};
+
+use crate::app::App;
+use crate::body::{self, BodyError};
+use crate::query::{Form, QueryError};
+use crate::reply::Reply;
+use crate::{iam, lambda, local, logs, query, sts};
+
+const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
+
+/// Largest request of a side service: PutLogEvents takes 1 MiB of events, which escaping may double.
+const MAX_SIDE_BODY: u64 = 4 * 1024 * 1024;
+
+impl App {
+    /// Answers a request.
+    pub(crate) async fn dispatch(self: &Arc<Self>, request: Request<Incoming>, request_id: &str) -> Reply {
+        let path = request.uri().path();
+        if path.starts_with(local::PREFIX) {
+            return local::dispatch(self, request).await;
+        }
+        if path == "/" && request.method() == Method::POST {
+            return self.side_service(request, request_id).await;
+        }
+        lambda::dispatch(self, request, request_id).await
+    }
+
+    async fn side_service(&self, request: Request<Incoming>, request_id: &str) -> Reply {
+        let target = request.headers().get(TARGET).map(|value| value.to_str().unwrap_or_default().to_owned());
+        let body = match body::read(request.into_body(), MAX_SIDE_BODY).await {
+            Ok(body) => body,
+            Err(error) => return unreadable(&error, target.is_some(), request_id),
+        };
+        if let Some(target) = target {
+            return logs::dispatch(self, &target, &body).await;
+        }
+        let form = Form::parse(&String::from_utf8_lossy(&body));
+        let (action, version) = (form.get("Action").unwrap_or_default(), form.get("Version").unwrap_or_default());
+        match version {
+            sts::VERSION => sts::dispatch(self, action, request_id),
+            iam::VERSION => iam::dispatch(self, action, &form, request_id).await,
+            _ => QueryError::invalid_action(action, version).reply(query::IAM, request_id),
+        }
+    }
+}
+
+fn unreadable(error: &BodyError, json: bool, request_id: &str) -> Reply {
+    let (status, message) = match error {
+        BodyError::TooLarge { size } => {
+            (413, format!("the request has {size} bytes, this service takes {MAX_SIDE_BODY}"))
+        }
+        BodyError::Broken(_) => (400, "the request ended early".to_owned()),
+    };
+    if json {
+        return logs::LogsError::new(status, "InvalidParameterException", message).reply();
+    }
+    QueryError::new(status, "ValidationError", message).reply(query::IAM, request_id)
+}

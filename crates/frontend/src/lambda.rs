@@ -1,0 +1,99 @@
+//! The Lambda API: from a routed request to the operation's handler and back.
+
+mod account;
+mod functions;
+mod invoke;
+mod payload;
+mod provisioned;
+mod versions;
+
+use std::sync::Arc;
+
+use aws_model::{ApiError, Labels, Operation, Routed, route};
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::HeaderMap;
+use hyper::{Request, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::app::App;
+use crate::body::{self, BodyError};
+use crate::reply::{self, Reply};
+
+/// Largest request that carries code, in bytes: a zip of 50 MiB in base64, and room for the rest.
+const MAX_CODE_BODY: u64 = 70_167_211;
+
+/// Largest other request, in bytes.
+const MAX_BODY: u64 = 6_291_456;
+
+/// An operation's request, its body read.
+struct Input {
+    operation: Operation,
+    labels: Labels,
+    query: Option<String>,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Input {
+    /// The operation's input, checked against the model.
+    fn decode<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        let header = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        aws_model::decode(self.operation, &self.labels, self.query.as_deref(), header, &self.body)
+    }
+
+    /// The operation's output with its status.
+    fn answer(&self, output: &impl Serialize) -> Reply {
+        let status = StatusCode::from_u16(self.operation.success_status()).unwrap_or(StatusCode::OK);
+        if status == StatusCode::NO_CONTENT { reply::empty(status) } else { reply::json(status, output) }
+    }
+}
+
+pub(crate) async fn dispatch(app: &Arc<App>, request: Request<Incoming>, request_id: &str) -> Reply {
+    let routed = route(request.method().as_str(), request.uri().path(), request.uri().query());
+    let result = match routed {
+        Err(error) => Err(error.into()),
+        Ok(routed) if routed.operation == Operation::Invoke => invoke::invoke(app, routed, request, request_id).await,
+        Ok(routed) => manage(app, routed, request).await,
+    };
+    result.unwrap_or_else(|error| {
+        tracing::debug!(%error, request_id, "refused");
+        reply::api_error(&error)
+    })
+}
+
+/// Everything but Invoke.
+async fn manage(app: &Arc<App>, routed: Routed, request: Request<Incoming>) -> Result<Reply, ApiError> {
+    let operation = routed.operation;
+    let limit = match operation {
+        Operation::CreateFunction | Operation::UpdateFunctionCode => MAX_CODE_BODY,
+        _ => MAX_BODY,
+    };
+    let (head, body) = request.into_parts();
+    let body = body::read(body, limit).await.map_err(|error| match error {
+        BodyError::TooLarge { .. } => ApiError::request_entity_too_large(format!(
+            "Request must be smaller than {limit} bytes for the {operation} operation"
+        )),
+        BodyError::Broken(error) => ApiError::serialization(format!("The request could not be read: {error}")),
+    })?;
+    let query = head.uri.query().map(str::to_owned);
+    let input = Input { operation, labels: routed.labels, query, headers: head.headers, body };
+    match operation {
+        Operation::CreateFunction => functions::create(app, &input).await,
+        Operation::GetFunction => functions::get(app, &input),
+        Operation::GetFunctionConfiguration => functions::get_configuration(app, &input),
+        Operation::UpdateFunctionCode => functions::update_code(app, &input).await,
+        Operation::UpdateFunctionConfiguration => functions::update_configuration(app, &input).await,
+        Operation::ListFunctions => functions::list(app, &input),
+        Operation::DeleteFunction => functions::delete(app, &input).await,
+        Operation::PublishVersion => versions::publish(app, &input).await,
+        Operation::ListVersionsByFunction => versions::list(app, &input),
+        Operation::PutProvisionedConcurrencyConfig => provisioned::put(app, &input).await,
+        Operation::GetProvisionedConcurrencyConfig => provisioned::get(app, &input),
+        Operation::ListProvisionedConcurrencyConfigs => provisioned::list(app, &input),
+        Operation::DeleteProvisionedConcurrencyConfig => provisioned::delete(app, &input).await,
+        Operation::GetAccountSettings => account::settings(app, &input),
+        _ => Err(ApiError::not_implemented(operation)),
+    }
+}

@@ -1,0 +1,210 @@
+//! Firelet's own paths below `/_firelet/`: what its command line asks the server for.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use control_plane::record::{FunctionVersion, State, VersionId};
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use telemetry::logs::Followed;
+use tokio::sync::mpsc;
+
+use crate::app::App;
+use crate::reply::{self, Reply, ReplyBody, api_error};
+
+/// Beginning of every path here. No Lambda path begins so.
+pub(crate) const PREFIX: &str = "/_firelet/";
+
+const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+const ZIP: HeaderValue = HeaderValue::from_static("application/zip");
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
+
+/// Lines that may wait for a client that reads slowly; after that its events wait in the follower, which drops.
+const LINES_AHEAD: usize = 256;
+
+/// An empty line this often tells a dead client from a quiet function.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+pub(crate) async fn dispatch(app: &App, request: Request<Incoming>) -> Reply {
+    let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
+    if request.method() != Method::GET {
+        return problem(StatusCode::METHOD_NOT_ALLOWED, "this path answers GET only");
+    }
+    match path {
+        "health" => health(app),
+        "functions" => functions(app),
+        "metrics" => metrics(app),
+        path if path.starts_with("code/") => code(app, &path["code/".len()..]).await,
+        "logs/follow" => {
+            let query = request.uri().query().unwrap_or_default();
+            let group =
+                aws_model::query_pairs(query).find(|(key, _)| key == "group").map(|(_, value)| value.into_owned());
+            match group.filter(|group| !group.is_empty()) {
+                Some(group) => follow(app, &group),
+                None => problem(StatusCode::BAD_REQUEST, "say which log group to follow: ?group=/aws/lambda/NAME"),
+            }
+        }
+        _ => problem(
+            StatusCode::NOT_FOUND,
+            "no such path; /_firelet/ has health, functions, metrics, code and logs/follow",
+        ),
+    }
+}
+
+fn problem(status: StatusCode, message: &str) -> Reply {
+    reply::json(status, &serde_json::json!({ "message": message }))
+}
+
+#[derive(Serialize)]
+struct Health<'a> {
+    status: &'static str,
+    version: &'static str,
+    region: &'a str,
+    account: &'a str,
+    functions: usize,
+    concurrency: u32,
+    uptime_secs: u64,
+}
+
+fn health(app: &App) -> Reply {
+    let realm = app.control_plane.realm();
+    reply::json(
+        StatusCode::OK,
+        &Health {
+            status: "ok",
+            version: env!("CARGO_PKG_VERSION"),
+            region: &realm.region,
+            account: &realm.account,
+            functions: app.control_plane.functions().len(),
+            concurrency: app.workers.concurrency(),
+            uptime_secs: app.started.elapsed().as_secs(),
+        },
+    )
+}
+
+/// One function, as `firelet functions` lists it.
+#[derive(Serialize)]
+struct Listed<'a> {
+    name: &'a str,
+    arn: &'a str,
+    runtime: &'a str,
+    handler: &'a str,
+    memory_mb: u32,
+    timeout_secs: u32,
+    state: &'static str,
+    log_group: &'a str,
+    last_modified: String,
+    versions: Vec<u64>,
+}
+
+fn functions(app: &App) -> Reply {
+    let functions = app.control_plane.functions();
+    let listed: Vec<Listed<'_>> = functions
+        .iter()
+        .map(|function| {
+            let latest = &function.latest;
+            Listed {
+                name: &function.name,
+                arn: &latest.arn,
+                runtime: &latest.settings.runtime,
+                handler: &latest.settings.handler,
+                memory_mb: latest.settings.memory_mib,
+                timeout_secs: latest.settings.timeout_secs,
+                state: match latest.state {
+                    State::Pending => "Pending",
+                    State::Active => "Active",
+                    State::Failed { .. } => "Failed",
+                },
+                log_group: &latest.settings.logging.group,
+                last_modified: latest.last_modified.to_string(),
+                versions: function.versions.keys().copied().collect(),
+            }
+        })
+        .collect();
+    reply::json(StatusCode::OK, &serde_json::json!({ "functions": listed }))
+}
+
+/// Path of [`code`] for a version, for `Code.Location`.
+pub(crate) fn code_path(version: &FunctionVersion) -> String {
+    format!("{PREFIX}code/{}/{}", version.function, version.id)
+}
+
+/// The zip archive of a version: `code/NAME/VERSION`.
+async fn code(app: &App, path: &str) -> Reply {
+    let (name, version) = path.split_once('/').unwrap_or((path, "$LATEST"));
+    let package = app.control_plane.function(name).and_then(|function| {
+        let id = match version {
+            "$LATEST" => VersionId::Latest,
+            number => VersionId::Number(number.parse().ok()?),
+        };
+        Some(app.package(function.version(id)?))
+    });
+    match package {
+        None => problem(StatusCode::NOT_FOUND, "no such function version"),
+        Some(Err(error)) => api_error(&error),
+        Some(Ok(path)) => match tokio::fs::read(&path).await {
+            Ok(archive) => reply::reply(StatusCode::OK, ZIP, archive),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "cannot read a code package");
+                problem(StatusCode::INTERNAL_SERVER_ERROR, "the code package could not be read")
+            }
+        },
+    }
+}
+
+/// The Prometheus text format.
+fn metrics(app: &App) -> Reply {
+    let text = format!(
+        "# TYPE firelet_functions gauge\nfirelet_functions {}\n\
+         # TYPE firelet_concurrent_executions gauge\nfirelet_concurrent_executions {}\n\
+         # TYPE firelet_uptime_seconds gauge\nfirelet_uptime_seconds {}\n",
+        app.control_plane.functions().len(),
+        app.workers.concurrency(),
+        app.started.elapsed().as_secs(),
+    );
+    reply::reply(StatusCode::OK, METRICS, text)
+}
+
+/// One line of the stream of events.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Line<'a> {
+    Event { timestamp: i64, stream: &'a str, message: &'a str },
+    Missed { missed: u64 },
+}
+
+/// Sends the events of a log group, from now on, one JSON object a line, until the client goes away.
+fn follow(app: &App, group: &str) -> Reply {
+    let mut events = app.logs.follow(group);
+    let (lines, body) = mpsc::channel(LINES_AHEAD);
+    tokio::spawn(async move {
+        loop {
+            let line = match tokio::time::timeout(HEARTBEAT, events.next()).await {
+                Err(_) => Bytes::from_static(b"\n"),
+                Ok(None) => return,
+                Ok(Some(followed)) => line(&followed),
+            };
+            if lines.send(line).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut reply: Response<ReplyBody> = Response::new(ReplyBody::Stream(body));
+    reply.headers_mut().insert(hyper::header::CONTENT_TYPE, NDJSON);
+    reply
+}
+
+fn line(followed: &Followed) -> Bytes {
+    let line = match followed {
+        Followed::Event { stream, event } => {
+            Line::Event { timestamp: event.timestamp_ms, stream, message: &event.message }
+        }
+        Followed::Missed(missed) => Line::Missed { missed: *missed },
+    };
+    // Writing strings and numbers to memory cannot fail.
+    let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes.into()
+}
