@@ -53,11 +53,14 @@ const NODEJS: &[File] = runtime_files![
     "streaming.cjs" from "nodejs/streaming.cjs",
 ];
 
+const RUBY: &[File] = runtime_files!["bootstrap.rb" from "ruby/bootstrap.rb"];
+
 fn files(language: Language) -> &'static [File] {
     match language {
         Language::Python => PYTHON,
         Language::Nodejs => NODEJS,
-        Language::Java | Language::Ruby | Language::Provided => &[],
+        Language::Ruby => RUBY,
+        Language::Java | Language::Provided => &[],
     }
 }
 

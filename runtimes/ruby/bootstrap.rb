@@ -1,0 +1,425 @@
+# frozen_string_literal: true
+
+# The Ruby runtime: loads the handler and serves invocations from the Runtime API 2018-06-01.
+#
+# Started as `ruby /var/runtime/bootstrap.rb`, Ruby 2.7 or newer. The handler that _HANDLER names is FILE.METHOD or
+# FILE.CLASS.METHOD, called with `event:` and `context:`. What a function can observe (error bodies, log formats, context
+# methods) follows Lambda's own client, the gem aws_lambda_ric. After an error that shows the code itself to be broken
+# (NameError, NoMethodError, anything that is no StandardError) the process ends, as Lambda's does.
+
+require 'json'
+require 'logger'
+require 'socket'
+require 'stringio'
+
+module Firelet
+  FRAME_TEXT = 0xA55A0003
+  FRAME_JSON = 0xA55A0002
+  FRAME_LEVEL = { 'DEBUG' => 0x08, 'INFO' => 0x0C, 'WARN' => 0x10, 'ERROR' => 0x14, 'FATAL' => 0x18 }.freeze
+  # The platform keeps at most this much of an X-Ray cause; a longer one is left out.
+  MAX_XRAY_CAUSE_BYTES = 64 * 1024
+  # The exceptions that keep their names in the error type that the platform is told.
+  NAMED_ERRORS = %w[ArgumentError NoMethodError Exception StandardError NameError LoadError SystemExit SystemStackError].freeze
+
+  class << self
+    # The id of the invocation that runs, for log lines.
+    attr_accessor :request_id, :sink
+  end
+
+  # The platform's log descriptor: frames of type, length, timestamp in microseconds and message.
+  class FrameSink
+    def initialize(descriptor)
+      @io = IO.for_fd(descriptor, 'wb')
+      @io.sync = true
+      @io.close_on_exec = true
+      @lock = Mutex.new
+    end
+
+    def write(text, type = FRAME_TEXT)
+      message = text.to_s.encode('UTF-8', invalid: :replace, undef: :replace).b
+      micros = Process.clock_gettime(Process::CLOCK_REALTIME, :microsecond)
+      @lock.synchronize { @io.write([type, message.bytesize, micros].pack('NNQ>') + message) }
+      message.bytesize
+    end
+  end
+
+  # `$stdout` and `$stderr` with a log descriptor: each write of whole lines is one frame.
+  class LineStream
+    def initialize(stream, sink)
+      @stream = stream
+      @sink = sink
+      @partial = +''
+      @lock = Mutex.new
+    end
+
+    def write(*texts)
+      text = texts.join
+      @lock.synchronize do
+        whole, newline, rest = (@partial + text).rpartition("\n")
+        @sink.write(whole) unless newline.empty?
+        @partial = rest
+      end
+      text.bytesize
+    end
+
+    %i[puts print printf putc].each do |name|
+      define_method(name) do |*args|
+        buffer = StringIO.new
+        buffer.public_send(name, *args)
+        write(buffer.string)
+        nil
+      end
+    end
+
+    def <<(text)
+      write(text)
+      self
+    end
+
+    def end_line
+      @lock.synchronize do
+        @sink.write(@partial) unless @partial.empty?
+        @partial = +''
+      end
+    end
+
+    def flush
+      @stream.flush
+      self
+    end
+
+    def respond_to_missing?(name, all = false)
+      @stream.respond_to?(name, all)
+    end
+
+    def method_missing(name, *args, &block)
+      @stream.public_send(name, *args, &block)
+    end
+  end
+
+  # Loggers on the standard output write Lambda's format, with the request id, in frames that carry the level.
+  module LoggerPatch
+    def initialize(logdev = nil, *args, **options)
+      @firelet = logdev.nil? || logdev.equal?($stdout) || logdev.equal?($stderr)
+      super(@firelet ? $stdout : logdev, *args, **options)
+      @default_formatter = LogFormatter.new if @firelet
+    end
+
+    def add(severity, message = nil, progname = nil)
+      return super unless @firelet && Firelet.sink && (severity || UNKNOWN) >= level
+
+      progname = @progname if progname.nil?
+      if message.nil?
+        message = block_given? ? yield : progname
+        progname = @progname unless block_given?
+      end
+      name = format_severity(severity || UNKNOWN)
+      type = (JSON_FORMAT ? FRAME_JSON : FRAME_TEXT) | FRAME_LEVEL.fetch(name, 0)
+      Firelet.sink.write(format_message(name, Time.now, progname, message), type)
+      true
+    end
+    alias log add
+  end
+
+  JSON_FORMAT = ENV['AWS_LAMBDA_LOG_FORMAT'].to_s.casecmp?('JSON')
+
+  # Ruby's own format with the request id in it, or one JSON object per record.
+  class LogFormatter < Logger::Formatter
+    def call(severity, time, progname, msg)
+      return json(severity, time, progname, msg) if JSON_FORMAT
+
+      head = format('%<initial>s, [%<time>s #%<process>d] %<severity>5s %<request_id>s -- %<progname>s: ',
+                    initial: severity[0], time: format_datetime(time), process: Process.pid, severity: severity,
+                    request_id: Firelet.request_id, progname: progname)
+      "#{head}#{Firelet.utf8(msg2str(msg))}\n"
+    end
+
+    private
+
+    def json(severity, time, progname, msg)
+      record = {
+        timestamp: time.utc.strftime('%Y-%m-%dT%H:%M:%S.%6NZ'),
+        level: severity,
+        message: Firelet.utf8(msg.is_a?(Exception) ? msg.message : msg2str(msg)),
+        requestId: Firelet.request_id
+      }
+      record[:logger] = Firelet.utf8(progname) unless progname.to_s.empty?
+      if msg.is_a?(Exception)
+        record[:errorType] = msg.class.to_s
+        record[:errorMessage] = Firelet.utf8(msg.message)
+        record[:stackTrace] = Array(msg.backtrace).map { |line| Firelet.utf8(line) }
+      end
+      "#{JSON.generate(record.compact)}\n"
+    end
+  end
+
+  def self.utf8(value)
+    value.to_s.encode('UTF-8', invalid: :replace, undef: :replace)
+  end
+
+  # What a handler gets as `context:`.
+  class LambdaContext
+    attr_reader :aws_request_id, :invoked_function_arn, :log_group_name, :log_stream_name, :function_name,
+                :memory_limit_in_mb, :function_version, :identity, :client_context, :deadline_ms, :tenant_id
+
+    def initialize(headers)
+      @deadline_ms = headers['lambda-runtime-deadline-ms'].to_i
+      @aws_request_id = headers['lambda-runtime-aws-request-id']
+      @invoked_function_arn = headers['lambda-runtime-invoked-function-arn']
+      @tenant_id = headers['lambda-runtime-aws-tenant-id']
+      @log_group_name = ENV['AWS_LAMBDA_LOG_GROUP_NAME']
+      @log_stream_name = ENV['AWS_LAMBDA_LOG_STREAM_NAME']
+      @function_name = ENV['AWS_LAMBDA_FUNCTION_NAME']
+      @memory_limit_in_mb = ENV['AWS_LAMBDA_FUNCTION_MEMORY_SIZE']
+      @function_version = ENV['AWS_LAMBDA_FUNCTION_VERSION']
+      @identity = parsed(headers['lambda-runtime-cognito-identity'])
+      @client_context = parsed(headers['lambda-runtime-client-context'])
+    end
+
+    def get_remaining_time_in_millis
+      [@deadline_ms - Process.clock_gettime(Process::CLOCK_REALTIME, :millisecond), 0].max
+    end
+
+    private
+
+    def parsed(text)
+      JSON.parse(text) if text
+    end
+  end
+
+  # A client of the Runtime API over one connection that is kept open.
+  class RuntimeApi
+    PREFIX = '/2018-06-01/runtime/'
+
+    class Error < StandardError; end
+
+    def initialize(address)
+      @address = address
+      @host, _, @port = address.rpartition(':')
+      @common = "Host: #{address}\r\nUser-Agent: firelet-ruby/#{RUBY_VERSION}\r\n"
+    end
+
+    def next_invocation
+      status, headers, body = exchange("GET #{PREFIX}invocation/next HTTP/1.1\r\n#{@common}\r\n")
+      raise Error, "the Runtime API refused next with status #{status}: #{body}" unless status == 200
+
+      [headers, body]
+    end
+
+    def respond(id, body, content_type)
+      post("invocation/#{id}/response", body, "Content-Type: #{content_type}\r\n")
+    end
+
+    def fail(id, body, type, cause)
+      headers = "Content-Type: application/json\r\nLambda-Runtime-Function-Error-Type: #{type}\r\n"
+      headers += "Lambda-Runtime-Function-XRay-Error-Cause: #{cause}\r\n" if cause.bytesize <= MAX_XRAY_CAUSE_BYTES
+      post("invocation/#{id}/error", body, headers)
+    end
+
+    def fail_init(body, type)
+      post('init/error', body, "Content-Type: application/json\r\nLambda-Runtime-Function-Error-Type: #{type}\r\n")
+    end
+
+    private
+
+    def post(path, body, headers)
+      head = "POST #{PREFIX}#{path} HTTP/1.1\r\n#{@common}#{headers}Content-Length: #{body.bytesize}\r\n\r\n"
+      exchange(head.b + body.b).first
+    end
+
+    def exchange(request)
+      reused = !@socket.nil?
+      begin
+        @socket ||= connect
+        @socket.write(request)
+        receive
+      rescue EOFError, SystemCallError
+        close
+        # An idle connection may have been closed, by the server or by a restore from a snapshot.
+        raise unless reused
+
+        reused = false
+        retry
+      end
+    end
+
+    def connect
+      socket = TCPSocket.new(@host, @port.to_i)
+      socket.setsockopt(Socket::IPPROTO_TCP, Socket::TCP_NODELAY, 1)
+      socket.binmode
+      socket
+    end
+
+    def close
+      @socket&.close
+      @socket = nil
+    end
+
+    def receive
+      status = (@socket.gets("\r\n") || raise(EOFError)).split(' ', 3)[1].to_i
+      headers = {}
+      until (line = @socket.gets("\r\n").to_s.chomp("\r\n")).empty?
+        name, _, value = line.partition(':')
+        headers[name.downcase] = value.strip.force_encoding('UTF-8')
+      end
+      body = headers['transfer-encoding'].to_s.casecmp?('chunked') ? chunks : exactly(headers['content-length'].to_i)
+      close if headers['connection'].to_s.casecmp?('close')
+      [status, headers, body.force_encoding('UTF-8')]
+    end
+
+    def exactly(length)
+      body = length.zero? ? +'' : @socket.read(length).to_s
+      raise Error, 'the Runtime API closed the connection inside a message' if body.bytesize < length
+
+      body
+    end
+
+    def chunks
+      body = +''.b
+      loop do
+        size = @socket.gets("\r\n").to_s.to_i(16)
+        part = exactly(size)
+        @socket.gets("\r\n")
+        return body if size.zero?
+
+        body << part
+      end
+    end
+  end
+
+  # The handler of the function, loaded once.
+  class Handler
+    def initialize(text)
+      parts = text.split('.')
+      unless [2, 3].include?(parts.size)
+        raise ArgumentError, "Invalid handler #{parts}, must be of form FILENAME.METHOD or FILENAME.CLASS.METHOD where " \
+                             'FILENAME corresponds with an existing Ruby source file FILENAME.rb, CLASS is an optional ' \
+                             'module/class namespace and METHOD is a callable method. If using CLASS, METHOD must be a ' \
+                             'class-level method.'
+      end
+      @file = parts.first
+      @class_name = parts[1] if parts.size == 3
+      @method = parts.last
+    end
+
+    def load
+      require @file
+    end
+
+    def call(event, context)
+      target = @class_name ? Kernel.const_get(@class_name) : TOPLEVEL_BINDING.receiver
+      target.__send__(@method, event: event, context: context)
+    end
+  end
+
+  # An exception of the function's in the forms in which it is reported.
+  class Report
+    attr_reader :type
+
+    def initialize(error, phase)
+      name = error.class.to_s
+      @trace = trace(error)
+      @message = Firelet.utf8(error.message)
+      @body = { errorMessage: @message, errorType: "#{phase}<#{name}>", stackTrace: @trace.map(&:to_s) }
+      @type = NAMED_ERRORS.include?(name) ? "#{phase}<#{name}>" : 'Function<UserException>'
+    end
+
+    def json
+      JSON.generate(@body)
+    end
+
+    def log(heading)
+      $stdout.write("#{heading}\n#{JSON.pretty_generate(@body)}\n")
+    end
+
+    def xray_cause
+      stack = @trace.map { |place| { label: place.label, path: place.path, line: place.lineno } }
+      exception = { message: @message, type: @body[:errorType], stack: stack }
+      JSON.generate(working_directory: Dir.pwd, exceptions: [exception], paths: stack.map { |place| place[:path] }.uniq)
+    end
+
+    private
+
+    # The function's own frames: what is below the runtime's is of no use to anybody.
+    def trace(error)
+      (error.backtrace_locations || []).first(100).take_while { |place| place.absolute_path != __FILE__ }
+    end
+  end
+
+  # The process: loads the handler, then serves invocations until the platform ends it.
+  class Runtime
+    def initialize
+      @api = RuntimeApi.new(ENV.fetch('AWS_LAMBDA_RUNTIME_API'))
+    end
+
+    def run
+      open_logs
+      root = ENV['LAMBDA_TASK_ROOT'] || Dir.pwd
+      $LOAD_PATH.unshift(root) unless $LOAD_PATH.include?(root)
+      begin
+        @handler = Handler.new(ENV['_HANDLER'] || ARGV.first.to_s)
+        @handler.load
+      rescue Exception => e # rubocop:disable Lint/RescueException -- a SystemExit at init is reported like the others
+        report = Report.new(e, 'Init')
+        report.log('Init error when loading handler')
+        end_lines
+        @api.fail_init(report.json, report.type)
+        exit!(252)
+      end
+      loop { serve(*@api.next_invocation) }
+    end
+
+    private
+
+    def open_logs
+      descriptor = ENV.delete('_LAMBDA_TELEMETRY_LOG_FD')
+      $stdout.sync = true
+      $stderr.sync = true
+      if descriptor
+        Firelet.sink = FrameSink.new(descriptor.to_i)
+        @streams = [$stdout = LineStream.new($stdout, Firelet.sink), $stderr = LineStream.new($stderr, Firelet.sink)]
+      end
+      Logger.prepend(LoggerPatch)
+    end
+
+    def end_lines
+      @streams&.each(&:end_line)
+    end
+
+    def serve(headers, payload)
+      id = Firelet.request_id = headers['lambda-runtime-aws-request-id']
+      ENV['_X_AMZN_TRACE_ID'] = headers['lambda-runtime-trace-id']
+      begin
+        body, type = invoke(headers, payload)
+        end_lines
+        posted(@api.respond(id, body, type), 'success')
+      rescue RuntimeApi::Error
+        raise
+      rescue Exception => e # rubocop:disable Lint/RescueException -- everything that a handler raises is its answer
+        broken = e.is_a?(NameError) || !e.is_a?(StandardError)
+        report = Report.new(e, 'Function')
+        report.log(broken ? 'Critical exception from handler' : 'Error raised from handler method')
+        end_lines
+        posted(@api.fail(id, report.json, report.type, report.xray_cause), 'error')
+        exit!(255) if broken
+      end
+    end
+
+    def invoke(headers, payload)
+      json = headers.fetch('content-type', 'application/json') == 'application/json'
+      response = @handler.call(json ? JSON.parse(payload) : payload, LambdaContext.new(headers))
+      return [response.read.to_s, 'application/unknown'] if response.is_a?(StringIO) || response.is_a?(IO)
+
+      [response.to_json, 'application/json']
+    end
+
+    def posted(status, what)
+      return if status < 300
+
+      $stderr.write("LAMBDA_RUNTIME Failed to post handler #{what} response. Http response code: #{status}.\n")
+      exit!(1) if status >= 500
+    end
+  end
+end
+
+Firelet::Runtime.new.run if $PROGRAM_NAME == __FILE__
