@@ -8,9 +8,10 @@
 //!                                              tenant processes
 //! ```
 //!
-//! A sandbox is `Cloned -> Settled -> Built -> Ended`. The server makes control group, network and disk while the supervisor
-//! clones, and hands them to init as descriptors. Freezing and measuring go straight to the control group, which holds
-//! the tenants but not init.
+//! A sandbox is `Cloned -> Settled -> Built -> Ended`. Settled ones, which have namespaces, a user and a control group but
+//! no root yet, are kept ready in a pool: on version 1 of control groups, putting a process into one takes the kernel ten
+//! milliseconds. Everything made for a sandbox reaches init as a descriptor. Freezing and measuring go straight to the
+//! control group, which holds the tenants but not init.
 //!
 //! What remains when something dies: if the server dies, the supervisor and every init read the end of their sockets,
 //! the inits exit, the kernel kills the rest, and the supervisor removes the control groups. If the supervisor dies, the
@@ -35,20 +36,25 @@ mod sys;
 mod tenant;
 mod wire;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::process::Child;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
+
+use tokio::task::JoinSet;
 
 pub use helper::Helper;
 
 use self::identity::Identities;
 use self::link::Link;
-use self::live::{Live, NamespaceSandbox};
+use self::live::{Live, Shell};
 use crate::cgroup::{CgroupError, Cgroups, Limits};
 use crate::host::Loss;
 use crate::net::{NetError, NetOptions, NetworkMode, Networks};
+use crate::pool::Pool;
 use crate::tmp_disk::{TmpDiskError, TmpDiskOptions, TmpDisks};
 use crate::{Backend, BoxFuture, CreateError, Sandbox, SandboxSpec};
 
@@ -73,6 +79,8 @@ pub struct Options {
     pub first_uid: Option<u32>,
     /// Most sandboxes at a time, which is the length of that range.
     pub max_sandboxes: u32,
+    /// How many half-made sandboxes are kept ready for the limits that were asked for last.
+    pub pool_size: usize,
 }
 
 impl Options {
@@ -87,6 +95,7 @@ impl Options {
             tmp: TmpDiskOptions { dir: tmp_dir, pool_size: 4 },
             first_uid: None,
             max_sandboxes: 16_384,
+            pool_size: 8,
         }
     }
 }
@@ -119,7 +128,7 @@ pub enum StartError {
     NatNeedsRoot,
 }
 
-/// The backend. Cheap to clone; [`Backend::shutdown`] ends it for all clones.
+/// The backend. Cheap to clone; [`Backend::shutdown`] ends it for all clones, and so does dropping the last of them.
 #[derive(Debug, Clone)]
 pub struct Namespace {
     host: Arc<Host>,
@@ -128,15 +137,25 @@ pub struct Namespace {
 /// What the sandboxes of one backend share.
 #[derive(Debug)]
 struct Host {
-    link: Arc<Link>,
+    roster: Arc<Roster>,
     supervisor: Mutex<Option<Child>>,
     cgroups: Cgroups,
     /// `None`: every init makes a network of loopback alone for itself (no root, network off).
     networks: Option<Networks>,
     disks: TmpDisks,
     identities: Arc<Identities>,
-    live: Mutex<std::collections::HashMap<u64, Arc<Live>>>,
+    pool: Pool<Limits, Shell>,
+    /// Creations under way: while there are any, the pool is not refilled.
+    creating: AtomicUsize,
+    refilling: AtomicBool,
     losses: Vec<Loss>,
+}
+
+/// The sandboxes that are not buried yet.
+#[derive(Debug)]
+struct Roster {
+    link: Arc<Link>,
+    live: Mutex<HashMap<u64, Arc<Live>>>,
 }
 
 impl Namespace {
@@ -158,8 +177,18 @@ impl Namespace {
         let link = Link::new(socket).map_err(failed)?;
         let losses = cgroups.losses();
         let supervisor = Mutex::new(Some(child));
-        let live = Mutex::default();
-        let host = Host { link, supervisor, cgroups, networks, disks, identities, live, losses };
+        let host = Host {
+            roster: Arc::new(Roster { link, live: Mutex::default() }),
+            supervisor,
+            cgroups,
+            networks,
+            disks,
+            identities,
+            pool: Pool::new(options.pool_size),
+            creating: AtomicUsize::new(0),
+            refilling: AtomicBool::new(false),
+            losses,
+        };
         Ok(Namespace { host: Arc::new(host) })
     }
 
@@ -181,8 +210,10 @@ impl Backend for Namespace {
 
     fn create<'a>(&'a self, spec: SandboxSpec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, CreateError>> {
         Box::pin(async move {
-            let sandbox = NamespaceSandbox::create(&self.host, spec).await?;
-            Ok(Box::new(sandbox) as Box<dyn Sandbox>)
+            let creating = Creating::new(&self.host);
+            let sandbox = live::create(&self.host, spec).await;
+            drop(creating);
+            Ok(Box::new(sandbox?) as Box<dyn Sandbox>)
         })
     }
 
@@ -191,19 +222,70 @@ impl Backend for Namespace {
     }
 }
 
+/// Counts a creation for as long as it goes on, and has the pool refilled when it was the last.
+struct Creating<'a> {
+    host: &'a Arc<Host>,
+}
+
+impl<'a> Creating<'a> {
+    fn new(host: &'a Arc<Host>) -> Self {
+        host.creating.fetch_add(1, Relaxed);
+        Creating { host }
+    }
+}
+
+impl Drop for Creating<'_> {
+    fn drop(&mut self) {
+        if self.host.creating.fetch_sub(1, Relaxed) == 1 && !self.host.refilling.swap(true, Relaxed) {
+            tokio::spawn(refill(Arc::downgrade(self.host)));
+        }
+    }
+}
+
+/// Makes shells until there are enough, or until somebody wants a sandbox, who comes first and will call again.
+async fn refill(host: Weak<Host>) {
+    while let Some(host) = host.upgrade() {
+        let wanted = if host.creating.load(Relaxed) == 0 { host.pool.wanted() } else { None };
+        let Some(limits) = wanted else {
+            host.refilling.store(false, Relaxed);
+            return;
+        };
+        match live::shell(&host, &limits).await {
+            Ok(shell) => host.pool.put(&limits, shell),
+            Err(error) => {
+                // Whoever needs a sandbox will meet the same error, and report it.
+                tracing::debug!(%error, "cannot keep sandboxes ready");
+                host.refilling.store(false, Relaxed);
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.roster.link.hang_up();
+        if let Some(mut child) = self.supervisor.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            // It ends by itself; this is only so that it does not stay in the process list.
+            std::thread::spawn(move || child.wait());
+        }
+    }
+}
+
 impl Host {
     async fn shut_down(&self) {
+        self.pool.clear();
         let live: Vec<Arc<Live>> = {
-            let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut live = self.roster.live.lock().unwrap_or_else(PoisonError::into_inner);
             live.drain().map(|(_, live)| live).collect()
         };
-        let mut burials: tokio::task::JoinSet<()> = tokio::task::JoinSet::new();
+        let mut burials: JoinSet<()> = JoinSet::new();
         for live in live {
-            let link = Arc::clone(&self.link);
-            burials.spawn(async move { live.bury(&link).await });
+            let roster = Arc::clone(&self.roster);
+            burials.spawn(async move { live.bury(&roster.link).await });
         }
         while burials.join_next().await.is_some() {}
-        self.link.hang_up();
+        self.roster.link.hang_up();
         let supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut child) = supervisor {
             let waited = tokio::task::spawn_blocking(move || child.wait());

@@ -57,6 +57,11 @@ impl Control {
         channel::send(self.socket.get_ref().as_fd(), &request.encode(), &[])
     }
 
+    /// Whether the init still lives, as far as is known.
+    pub fn is_open(&self) -> bool {
+        !self.state().gone
+    }
+
     /// Numbers a new process. `None` if the sandbox has ended.
     pub fn announce(&self) -> Option<(ProcessId, oneshot::Receiver<Exit>)> {
         let mut state = self.state();

@@ -13,14 +13,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 
-use super::Host;
 use super::control::{Built, Control};
 use super::identity::Identity;
 use super::link::{Ended, Link};
 use super::tenant::StartFailure;
-use super::wire::{Build, GroupEntry, Settle, Spawn, ToInit, ToSupervisor};
-use super::{Limits, channel};
-use crate::cgroup::{Entry, Group, Version};
+use super::wire::{Build, GroupEntry, Settle, Spawn, Timings, ToInit, ToSupervisor};
+use super::{Host, Roster, channel};
+use crate::cgroup::{Entry, Group, Limits, Version};
 use crate::net::NetworkSlot;
 use crate::tmp_disk::TmpDisk;
 use crate::{
@@ -37,8 +36,10 @@ const SLOW_END: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Live {
     key: u64,
-    id: String,
     control: Arc<Control>,
+    uid: Option<u32>,
+    uid_inside: u32,
+    hostname: String,
     group: RwLock<Option<Group>>,
     /// Taken when the sandbox is buried; whoever comes second waits for the lock.
     remains: tokio::sync::Mutex<Option<Remains>>,
@@ -66,7 +67,7 @@ impl Live {
             let _ = group.thaw();
         }
         if tokio::time::timeout(SLOW_END, &mut ended).await.is_err() {
-            tracing::warn!(sandbox = self.id, "a killed sandbox takes long to end");
+            tracing::warn!(key = self.key, "a killed sandbox takes long to end");
             let _ = ended.await;
         }
         if let Some(group) = group {
@@ -78,113 +79,112 @@ impl Live {
     }
 }
 
-/// A sandbox. Also what holds the pieces together while they are being made, so that giving up frees them.
+/// A sandbox that is being made or kept ready. Giving it up buries what there is of it.
 #[derive(Debug)]
-pub(super) struct NamespaceSandbox {
-    host: Arc<Host>,
+pub(super) struct Shell {
+    roster: Arc<Roster>,
     live: Arc<Live>,
-    listeners: Vec<TcpListener>,
     runtime: tokio::runtime::Handle,
+    built: Option<oneshot::Receiver<Built>>,
 }
 
-impl NamespaceSandbox {
-    pub async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<NamespaceSandbox, CreateError> {
-        let started = Instant::now();
-        let (mut sandbox, built) = Self::clone_init(host, &spec.id).await?;
-        let cloned = started.elapsed();
+/// A finished sandbox.
+#[derive(Debug)]
+struct NamespaceSandbox {
+    /// The name that its owner gave it; its control group is named after the key, which is known earlier.
+    id: String,
+    shell: Shell,
+    listeners: Vec<TcpListener>,
+}
 
-        let group = {
-            let (host, id) = (Arc::clone(host), spec.id.clone());
-            let limits =
-                Limits { memory_bytes: spec.memory_bytes, cpu_millis: spec.cpu_millis, max_tasks: spec.max_tasks };
-            tokio::task::spawn_blocking(move || host.cgroups.create(&id, &limits))
-        };
-        let network = async {
-            match &host.networks {
-                Some(networks) => networks.acquire(&spec.listen).await.map(Some),
-                None => Ok(None),
-            }
-        };
-        let settled = async {
-            let group = group.await.map_err(|error| failed("make the control group", error))?;
-            let group = group.map_err(|error| failed("make the control group", error))?;
-            sandbox.settle(group, spec.max_tasks).await
-        };
-        let (settled, network, disk) = tokio::join!(settled, network, host.disks.acquire(spec.tmp_bytes));
-        settled?;
-        let network = network.map_err(|error| failed("set up the network", error))?;
-        let mut disk = disk.map_err(|error| failed("make a disk for /tmp", error))?;
-        let acquired = started.elapsed();
+/// Makes everything that depends on nothing but the limits: namespaces, user, control group.
+pub(super) async fn shell(host: &Arc<Host>, limits: &Limits) -> Result<Shell, CreateError> {
+    let shell = Shell::order(host).await?;
+    let group = {
+        let (host, name, limits) = (Arc::clone(host), shell.live.key.to_string(), *limits);
+        // Some thirty small writes to files of the kernel: a fraction of a millisecond, but all in one go.
+        tokio::task::spawn_blocking(move || host.cgroups.create(&name, &limits)).await
+    };
+    let group = group.map_err(|error| failed("make the control group", error))?;
+    let group = group.map_err(|error| failed("make the control group", error))?;
+    shell.settle(group, host.cgroups.version() != Version::None, limits.max_tasks).await?;
+    Ok(shell)
+}
 
-        let tmp_mount = disk.mount.take();
-        let netns = network.as_ref().and_then(|slot| slot.netns.as_ref());
-        let build = sandbox.build(spec, network.as_ref(), netns.is_some(), tmp_mount.is_some()).await;
-        let fds: Vec<BorrowedFd<'_>> = netns.into_iter().chain(&tmp_mount).map(AsFd::as_fd).collect();
-        let sent = sandbox.live.control.ask(&ToInit::Build(Box::new(build)), &fds).await;
-        // The mount goes with the last descriptor of it that is not attached.
-        drop(tmp_mount);
-        sandbox.keep(network, disk).await;
-        let built = match sent {
-            Ok(()) => built.await.ok(),
-            Err(_) => None,
-        };
-        match built {
-            Some(Built::Ready { timings, listeners }) => {
-                sandbox.listeners.extend(listeners.into_iter().map(TcpListener::from));
-                tracing::debug!(
-                    sandbox = sandbox.live.id,
-                    ordered_us = cloned.as_micros(),
-                    acquired_us = acquired.as_micros(),
-                    ready_us = started.elapsed().as_micros(),
-                    init_prepare_us = timings.prepare,
-                    init_mounts_us = timings.mounts,
-                    init_build_us = timings.build,
-                    "sandbox ready"
-                );
-                Ok(sandbox)
-            }
-            Some(Built::Failed { step, errno }) => Err(failed(&step, io::Error::from_raw_os_error(errno))),
-            None => Err(sandbox.why_init_ended().await),
+/// Makes a sandbox, from a shell of the pool if there is one.
+pub(super) async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<impl Sandbox + use<>, CreateError> {
+    let started = Instant::now();
+    let limits = Limits { memory_bytes: spec.memory_bytes, cpu_millis: spec.cpu_millis, max_tasks: spec.max_tasks };
+    let network = async {
+        match &host.networks {
+            Some(networks) => networks.acquire(&spec.listen).await.map(Some),
+            None => Ok(None),
         }
-    }
+    };
+    let pooled = std::iter::from_fn(|| host.pool.take(&limits)).find(Shell::is_alive);
+    let was_pooled = pooled.is_some();
+    let shell = async {
+        match pooled {
+            Some(shell) => Ok(shell),
+            None => shell(host, &limits).await,
+        }
+    };
+    let (shell, network, disk) = tokio::join!(shell, network, host.disks.acquire(spec.tmp_bytes));
+    let shell = shell?;
+    let network = network.map_err(|error| failed("set up the network", error))?;
+    let disk = disk.map_err(|error| failed("make a disk for /tmp", error))?;
+    let acquired = started.elapsed();
 
-    /// Orders an init, without waiting for it.
-    async fn clone_init(
-        host: &Arc<Host>,
-        id: &str,
-    ) -> Result<(NamespaceSandbox, oneshot::Receiver<Built>), CreateError> {
+    let (sandbox, timings) = shell.build(spec, network, disk).await?;
+    tracing::debug!(
+        sandbox = sandbox.id,
+        key = sandbox.shell.live.key,
+        was_pooled,
+        acquired_us = acquired.as_micros(),
+        ready_us = started.elapsed().as_micros(),
+        init_prepare_us = timings.prepare,
+        init_mounts_us = timings.mounts,
+        init_build_us = timings.build,
+        "sandbox ready"
+    );
+    Ok(sandbox)
+}
+
+impl Shell {
+    /// Orders an init from the supervisor, without waiting for it.
+    async fn order(host: &Host) -> Result<Shell, CreateError> {
         let no_room = || CreateError::NoRoom("as many sandboxes as there are users for them are alive".into());
         let identity = host.identities.take().ok_or_else(no_room)?;
         let connect = |error: io::Error| failed("connect to its init", error);
         let (ours, theirs) = channel::pair().map_err(connect)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|error| connect(error.into()))?;
         let (control, built) = Control::new(ours).map_err(connect)?;
-        let (key, ended) = host.link.announce().ok_or(CreateError::SupervisorGone)?;
+        let roster = Arc::clone(&host.roster);
+        let (key, ended) = roster.link.announce().ok_or(CreateError::SupervisorGone)?;
         let live = Arc::new(Live {
             key,
-            id: id.to_owned(),
             control,
+            uid: identity.uid(),
+            uid_inside: identity.uid_inside(),
+            hostname: identity.hostname(),
             group: RwLock::new(None),
             remains: tokio::sync::Mutex::new(Some(Remains { ended, network: None, disk: None, identity })),
         });
-        host.live.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&live));
-        let runtime = tokio::runtime::Handle::current();
-        let sandbox = NamespaceSandbox { host: Arc::clone(host), live, listeners: Vec::new(), runtime };
-        let ordered = host.link.order(&ToSupervisor::Create { key }, &[theirs.as_fd()]).await;
+        roster.live.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&live));
+        let shell = Shell { roster, live, runtime: tokio::runtime::Handle::current(), built: Some(built) };
+        let ordered = shell.roster.link.order(&ToSupervisor::Create { key }, &[theirs.as_fd()]).await;
         ordered.map_err(|_| CreateError::SupervisorGone)?;
-        Ok((sandbox, built))
+        Ok(shell)
     }
 
     /// Gives init the control group, and the supervisor the names by which to remove it.
-    async fn settle(&self, group: Group, max_tasks: u32) -> Result<(), CreateError> {
-        let limited = self.host.cgroups.version() != Version::None;
-        let uid = self.live.remains.lock().await.as_ref().and_then(|remains| remains.identity.uid());
+    async fn settle(&self, group: Group, limited: bool, max_tasks: u32) -> Result<(), CreateError> {
         let (entry, fds) = match group.entry() {
             Entry::None => (GroupEntry::None, Vec::new()),
             Entry::V2 { dir } => (GroupEntry::V2, vec![dir]),
             Entry::V1 { procs } => (GroupEntry::V1(procs.len() as u32), procs),
         };
-        let settle = Settle { uid, max_tasks: (!limited).then_some(max_tasks), group: entry };
+        let settle = Settle { uid: self.live.uid, max_tasks: (!limited).then_some(max_tasks), group: entry };
         let dirs = fds.iter().filter_map(|fd| group_dir(*fd)).collect();
         let asked = self.live.control.ask(&ToInit::Settle(settle), &fds).await;
         *self.live.group.write().unwrap_or_else(PoisonError::into_inner) = Some(group);
@@ -192,22 +192,47 @@ impl NamespaceSandbox {
             return Err(self.why_init_ended().await);
         }
         let order = ToSupervisor::Groups { key: self.live.key, dirs };
-        self.host.link.order(&order, &[]).await.map_err(|_| CreateError::SupervisorGone)
+        self.roster.link.order(&order, &[]).await.map_err(|_| CreateError::SupervisorGone)
+    }
+
+    /// Has init make the root and enter the network.
+    async fn build(
+        mut self,
+        spec: SandboxSpec,
+        network: Option<NetworkSlot>,
+        mut disk: TmpDisk,
+    ) -> Result<(NamespaceSandbox, Timings), CreateError> {
+        let id = spec.id.clone();
+        let tmp_mount = disk.mount.take();
+        let netns = network.as_ref().and_then(|slot| slot.netns.as_ref());
+        let build = self.build_message(spec, network.as_ref(), netns.is_some(), tmp_mount.is_some());
+        let fds: Vec<BorrowedFd<'_>> = netns.into_iter().chain(&tmp_mount).map(AsFd::as_fd).collect();
+        let sent = self.live.control.ask(&ToInit::Build(Box::new(build)), &fds).await;
+        // A mount that nobody has attached goes with the last descriptor of it.
+        drop(tmp_mount);
+        let mut network = network;
+        let mut listeners = network.as_mut().map(|slot| std::mem::take(&mut slot.listeners)).unwrap_or_default();
+        if let Some(remains) = self.live.remains.lock().await.as_mut() {
+            remains.network = network;
+            remains.disk = Some(disk);
+        }
+        let built = match (sent, self.built.take()) {
+            (Ok(()), Some(built)) => built.await.ok(),
+            _ => None,
+        };
+        match built {
+            Some(Built::Ready { timings, listeners: own }) => {
+                listeners.extend(own.into_iter().map(TcpListener::from));
+                Ok((NamespaceSandbox { id, shell: self, listeners }, timings))
+            }
+            Some(Built::Failed { step, errno }) => Err(failed(&step, io::Error::from_raw_os_error(errno))),
+            None => Err(self.why_init_ended().await),
+        }
     }
 
     /// The specification in the form that init takes it, with the files that only this backend can know.
-    async fn build(
-        &mut self,
-        spec: SandboxSpec,
-        network: Option<&NetworkSlot>,
-        has_netns: bool,
-        has_tmp: bool,
-    ) -> Build {
-        let (uid, hostname) = match self.live.remains.lock().await.as_ref() {
-            Some(remains) => (remains.identity.uid_inside(), remains.identity.hostname()),
-            // Buried by a shutdown meanwhile; init is gone and will not read this.
-            None => Default::default(),
-        };
+    fn build_message(&self, spec: SandboxSpec, network: Option<&NetworkSlot>, has_netns: bool, has_tmp: bool) -> Build {
+        let (uid, hostname) = (self.live.uid_inside, self.live.hostname.clone());
         let mut files = spec.root.files;
         let mut put = |path: &str, content: Vec<u8>| files.insert(PathBuf::from(path), content);
         put("/etc/passwd", passwd(uid).into_bytes());
@@ -229,16 +254,6 @@ impl NamespaceSandbox {
         }
     }
 
-    async fn keep(&mut self, mut network: Option<NetworkSlot>, disk: TmpDisk) {
-        if let Some(slot) = &mut network {
-            self.listeners = std::mem::take(&mut slot.listeners);
-        }
-        if let Some(remains) = self.live.remains.lock().await.as_mut() {
-            remains.network = network;
-            remains.disk = Some(disk);
-        }
-    }
-
     /// The reason behind a control socket that closed before the sandbox was made.
     async fn why_init_ended(&self) -> CreateError {
         let mut remains = self.live.remains.lock().await;
@@ -250,6 +265,27 @@ impl NamespaceSandbox {
         }
     }
 
+    fn is_alive(&self) -> bool {
+        self.live.control.is_open()
+    }
+
+    /// Takes the sandbox off the list of those that the backend would bury.
+    fn leave(&self) {
+        self.roster.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.live.key);
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // This much even if the runtime has no time left for the rest.
+        self.live.control.hang_up();
+        self.leave();
+        let (live, roster) = (Arc::clone(&self.live), Arc::clone(&self.roster));
+        self.runtime.spawn(async move { live.bury(&roster.link).await });
+    }
+}
+
+impl NamespaceSandbox {
     async fn start(&self, spec: ProcessSpec) -> Result<Process, SpawnError> {
         let program = spec.argv.first().cloned().unwrap_or_default();
         let failed = |source| SpawnError::Step { program: program.clone(), step: "make its pipes".into(), source };
@@ -259,7 +295,7 @@ impl NamespaceSandbox {
         let log = spec.log_fd_env.as_ref().map(|_| output_pipe()).transpose().map_err(failed)?;
         let mut status = tokio::net::unix::pipe::Receiver::from_owned_fd(status).map_err(failed)?.take(MAX_STATUS);
 
-        let (id, exit) = self.live.control.announce().ok_or(SpawnError::SandboxGone)?;
+        let (id, exit) = self.shell.live.control.announce().ok_or(SpawnError::SandboxGone)?;
         let (log, log_inside) = log.unzip();
         let fds = [&stdout_inside, &stderr_inside, &status_inside].into_iter().chain(&log_inside);
         let fds: Vec<BorrowedFd<'_>> = fds.map(AsFd::as_fd).collect();
@@ -271,7 +307,7 @@ impl NamespaceSandbox {
             cwd: spec.cwd,
             log_fd_env: spec.log_fd_env,
         }));
-        self.live.control.ask(&request, &fds).await.map_err(|_| SpawnError::SandboxGone)?;
+        self.shell.live.control.ask(&request, &fds).await.map_err(|_| SpawnError::SandboxGone)?;
         drop((stdout_inside, stderr_inside, status_inside, log_inside));
 
         // Closed by the exec, or by the end of the process or of the whole sandbox, which `exit` tells.
@@ -289,16 +325,11 @@ impl NamespaceSandbox {
     }
 
     fn with_group(&self, act: impl FnOnce(&Group) -> io::Result<()>) -> Result<(), FreezeError> {
-        let failed = |source| FreezeError { id: self.live.id.clone(), source };
-        match &*self.live.group.read().unwrap_or_else(PoisonError::into_inner) {
+        let failed = |source| FreezeError { id: self.id.clone(), source };
+        match &*self.shell.live.group.read().unwrap_or_else(PoisonError::into_inner) {
             Some(group) => act(group).map_err(failed),
             None => Err(failed(io::ErrorKind::NotConnected.into())),
         }
-    }
-
-    /// Takes the sandbox off the list of those that the backend would bury.
-    fn leave(&self) {
-        self.host.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.live.key);
     }
 }
 
@@ -316,21 +347,21 @@ impl Sandbox for NamespaceSandbox {
             Signal::Terminate => libc::SIGTERM,
             Signal::Kill => libc::SIGKILL,
         };
-        if let Err(error) = self.live.control.ask_now(&ToInit::Signal { process: process.0, signal }) {
+        if let Err(error) = self.shell.live.control.ask_now(&ToInit::Signal { process: process.0, signal }) {
             // Most of all: the sandbox has ended, and the process with it.
-            tracing::debug!(sandbox = self.live.id, %error, "a signal was not delivered");
+            tracing::debug!(sandbox = self.id, %error, "a signal was not delivered");
         }
     }
 
     fn kill_all<'a>(&'a self) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let Some(killed) = self.live.control.announce_kill() else { return };
-            if self.live.control.ask(&ToInit::KillAll, &[]).await.is_err() {
+            let Some(killed) = self.shell.live.control.announce_kill() else { return };
+            if self.shell.live.control.ask(&ToInit::KillAll, &[]).await.is_err() {
                 return;
             }
             if let Err(error) = self.thaw() {
                 // Frozen processes of version 1 would not die.
-                tracing::warn!(sandbox = self.live.id, %error, "cannot thaw what was killed");
+                tracing::warn!(sandbox = self.id, %error, "cannot thaw what was killed");
             }
             // An error means that the sandbox has ended, and all of its processes with it.
             let _ = killed.await;
@@ -346,32 +377,22 @@ impl Sandbox for NamespaceSandbox {
     }
 
     fn usage(&self) -> Usage {
-        let group = self.live.group.read().unwrap_or_else(PoisonError::into_inner);
+        let group = self.shell.live.group.read().unwrap_or_else(PoisonError::into_inner);
         group.as_ref().map(Group::usage).unwrap_or_default()
     }
 
     fn reset_peak(&self) {
-        if let Some(group) = &*self.live.group.read().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(group) = &*self.shell.live.group.read().unwrap_or_else(PoisonError::into_inner) {
             group.reset_peak();
         }
     }
 
     fn destroy(self: Box<Self>) -> BoxFuture<'static, ()> {
-        let (live, link) = (Arc::clone(&self.live), Arc::clone(&self.host.link));
+        let (live, roster) = (Arc::clone(&self.shell.live), Arc::clone(&self.shell.roster));
         Box::pin(async move {
-            self.leave();
-            live.bury(&link).await;
+            self.shell.leave();
+            live.bury(&roster.link).await;
         })
-    }
-}
-
-impl Drop for NamespaceSandbox {
-    fn drop(&mut self) {
-        // This much even if the runtime has no time left for the rest.
-        self.live.control.hang_up();
-        self.leave();
-        let (live, link) = (Arc::clone(&self.live), Arc::clone(&self.host.link));
-        self.runtime.spawn(async move { live.bury(&link).await });
     }
 }
 
