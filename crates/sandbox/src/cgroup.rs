@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Usage;
-use crate::host::Loss;
+use crate::host::{CgroupFacts, Loss};
 
 mod parse;
 mod tree;
@@ -123,28 +123,14 @@ impl Cgroups {
         }
         // The unified hierarchy, if it is the one that counts memory; hybrid systems leave that to version 1.
         let unified = mounts.iter().find(|mount| mount.unified);
-        let counts_memory = |mount: &&parse::Mount| {
-            let controllers =
-                std::fs::read_to_string(mount.point.join("cgroup.controllers")).unwrap_or_default();
-            controllers.split_whitespace().any(|name| name == "memory")
-        };
-        let v2 = || {
-            unified
-                .and_then(|mount| unify(mount, &own, parent))
-                .map(Tree::V2)
-        };
+        let counts_memory = |mount: &&parse::Mount| mount.controllers().any(|name| name == "memory");
+        let v2 = || unified.and_then(|mount| unify(mount, &own, parent)).map(Tree::V2);
         let v1 = || {
             let tree = patiently(|| v1::Tree::plant(&mounts, &own, parent)).ok()?;
             (!tree.hierarchies.is_empty()).then_some(Tree::V1(tree))
         };
-        let tree = if unified.filter(counts_memory).is_some() {
-            v2().or_else(v1)
-        } else {
-            v1().or_else(v2)
-        };
-        let cgroups = Cgroups {
-            tree: tree.unwrap_or(Tree::None),
-        };
+        let tree = if unified.filter(counts_memory).is_some() { v2().or_else(v1) } else { v1().or_else(v2) };
+        let cgroups = Cgroups { tree: tree.unwrap_or(Tree::None) };
         tracing::debug!(version = ?cgroups.version(), missing = ?cgroups.missing(), "control groups");
         Ok(cgroups)
     }
@@ -169,30 +155,16 @@ impl Cgroups {
                 "run as root, or below a delegated group: `systemd-run --user --scope -p Delegate=yes firelet serve`"
             }
         };
-        let loss = |what: &str| Loss {
-            what: what.to_owned(),
-            remedy: remedy.to_owned(),
-        };
+        let loss = |what: &str| Loss { what: what.to_owned(), remedy: remedy.to_owned() };
         let lost = |controller: &str| match controller {
-            "memory" => Some(loss(
-                "memory limits: a function can use up the memory of the host",
-            )),
-            "cpu" => Some(loss(
-                "CPU shares: every function gets as much CPU time as is free",
-            )),
-            "pids" => Some(loss(
-                "process limits: a function can use up the process numbers of the host",
-            )),
-            "freezer" => Some(loss(
-                "freezing: functions go on running between invocations",
-            )),
+            "memory" => Some(loss("memory limits: a function can use up the memory of the host")),
+            "cpu" => Some(loss("CPU shares: every function gets as much CPU time as is free")),
+            "pids" => Some(loss("process limits: a function can use up the process numbers of the host")),
+            "freezer" => Some(loss("freezing: functions go on running between invocations")),
             _accounting_only => None,
         };
         match &self.tree {
-            Tree::None => ["memory", "cpu", "pids", "freezer"]
-                .into_iter()
-                .filter_map(lost)
-                .collect(),
+            Tree::None => ["memory", "cpu", "pids", "freezer"].into_iter().filter_map(lost).collect(),
             _some => self.missing().iter().copied().filter_map(lost).collect(),
         }
     }
@@ -222,11 +194,7 @@ impl Cgroups {
 
     fn claims(&self) -> Vec<&Path> {
         match &self.tree {
-            Tree::V1(tree) => tree
-                .hierarchies
-                .iter()
-                .map(|(claim, _)| claim.path.as_path())
-                .collect(),
+            Tree::V1(tree) => tree.hierarchies.iter().map(|(claim, _)| claim.path.as_path()).collect(),
             Tree::V2(tree) => vec![tree.claim.path.as_path()],
             Tree::None => Vec::new(),
         }
@@ -246,43 +214,63 @@ impl Drop for Cgroups {
         for path in self.claims() {
             tree::remove_tree(path, Duration::from_secs(1));
             // The last server removes the shared directory; others keep it by being in it.
-            path.parent()
-                .into_iter()
-                .for_each(|parent| drop(std::fs::remove_dir(parent)));
+            path.parent().into_iter().for_each(|parent| drop(std::fs::remove_dir(parent)));
         }
     }
 }
 
+/// Looks at what there is, without making anything.
+pub(crate) fn survey() -> CgroupFacts {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let own = parse::memberships(&read("/proc/self/cgroup"));
+    let mounts = parse::mounts(&read("/proc/self/mountinfo"));
+    let writable = |mount: &parse::Mount| {
+        let group = own.iter().find(|group| match group.controllers.first() {
+            None => mount.unified,
+            Some(name) => !mount.unified && mount.options.contains(name),
+        });
+        let own = group.map(|group| mount.point.join(below(&mount.root, &group.path)));
+        let allowed = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+        allowed(&mount.point) || own.is_some_and(|path| allowed(&path))
+    };
+    let unified = mounts.iter().find(|mount| mount.unified);
+    if let Some(mount) = unified.filter(|mount| mount.controllers().any(|name| name == "memory")) {
+        let controllers = mount.controllers().collect();
+        return CgroupFacts { version: Version::V2, controllers, writable: writable(mount) };
+    }
+    let (mut controllers, mut all_writable) = (Vec::new(), true);
+    for name in ["cpu", "cpuacct", "freezer", "memory", "pids"] {
+        if let Some(mount) = mounts.iter().find(|mount| !mount.unified && mount.options.iter().any(|o| o == name)) {
+            controllers.push(name.to_owned());
+            all_writable &= writable(mount);
+        }
+    }
+    let version = match (controllers.is_empty(), unified) {
+        (false, _) => Version::V1,
+        (true, Some(_)) => Version::V2,
+        (true, None) => Version::None,
+    };
+    CgroupFacts { version, controllers, writable: version != Version::None && all_writable }
+}
+
 /// This server's part of the unified hierarchy, at the first place that lets us.
 fn unify(mount: &parse::Mount, own: &[parse::Membership], parent: &str) -> Option<v2::Tree> {
-    let path = own
-        .iter()
-        .find(|group| group.controllers.is_empty())?
-        .path
-        .as_str();
+    let path = own.iter().find(|group| group.controllers.is_empty())?.path.as_str();
     let own = mount.point.join(below(&mount.root, path));
     let mut bases = vec![mount.point.clone()];
     bases.insert(usize::from(!is_delegated(&own)), own.clone());
     bases.dedup();
     let attempts = bases.iter().filter_map(|base| {
         patiently(|| v2::Tree::plant(base, &own, parent))
-            .inspect_err(
-                |error| tracing::debug!(base = %base.display(), %error, "no control groups here"),
-            )
+            .inspect_err(|error| tracing::debug!(base = %base.display(), %error, "no control groups here"))
             .ok()
     });
     // A place where all limits work beats an earlier one where they do not.
     let mut best: Option<v2::Tree> = None;
     for tree in attempts {
-        let better = best
-            .as_ref()
-            .is_none_or(|best| tree.missing.len() < best.missing.len());
+        let better = best.as_ref().is_none_or(|best| tree.missing.len() < best.missing.len());
         let complete = tree.missing.is_empty();
-        let other = if better {
-            best.replace(tree)
-        } else {
-            Some(tree)
-        };
+        let other = if better { best.replace(tree) } else { Some(tree) };
         if let Some(other) = other {
             tree::remove_tree(&other.claim.path, Duration::ZERO);
         }
@@ -299,10 +287,7 @@ fn patiently<T>(plant: impl Fn() -> Result<T, CgroupError>) -> Result<T, CgroupE
         Err(CgroupError::File { source, .. }) => source.kind() == io::ErrorKind::NotFound,
         Err(CgroupError::Name(_)) | Ok(_) => false,
     };
-    (0..8)
-        .map(|_| plant())
-        .find(|result| !vanished(result))
-        .unwrap_or_else(&plant)
+    (0..8).map(|_| plant()).find(|result| !vanished(result)).unwrap_or_else(&plant)
 }
 
 /// Whether systemd has handed this group's subtree over to us (`systemd.resource-control(5)`, `Delegate=`).
@@ -316,14 +301,8 @@ fn is_delegated(path: &Path) -> bool {
 /// A group's path relative to a mount that shows the hierarchy from `root` on.
 fn below(root: &str, path: &str) -> PathBuf {
     let path = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
-    let plain = path
-        .components()
-        .all(|part| matches!(part, std::path::Component::Normal(_)));
-    if plain {
-        path.to_owned()
-    } else {
-        PathBuf::new()
-    }
+    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if plain { path.to_owned() } else { PathBuf::new() }
 }
 
 fn is_name(name: &str) -> bool {
@@ -363,9 +342,7 @@ impl Group {
     /// How a process enters.
     pub fn entry(&self) -> Entry<'_> {
         match &self.leaf {
-            Leaf::V1(leaf) => Entry::V1 {
-                procs: leaf.procs(),
-            },
+            Leaf::V1(leaf) => Entry::V1 { procs: leaf.procs() },
             Leaf::V2(leaf) => Entry::V2 { dir: leaf.dir() },
             Leaf::None => Entry::None,
         }
@@ -434,10 +411,7 @@ impl Group {
 
     fn dispose(&mut self, patience: Duration) {
         match std::mem::replace(&mut self.leaf, Leaf::None) {
-            Leaf::V1(leaf) => leaf
-                .paths
-                .iter()
-                .for_each(|path| tree::remove(path, patience)),
+            Leaf::V1(leaf) => leaf.paths.iter().for_each(|path| tree::remove(path, patience)),
             Leaf::V2(leaf) => tree::remove(&leaf.path, patience),
             Leaf::None => {}
         }

@@ -62,11 +62,7 @@ pub struct NetOptions {
 
 impl Default for NetOptions {
     fn default() -> Self {
-        NetOptions {
-            subnet: None,
-            pool_size: 8,
-            host_ports: Vec::new(),
-        }
+        NetOptions { subnet: None, pool_size: 8, host_ports: Vec::new() }
     }
 }
 
@@ -82,14 +78,10 @@ pub enum NetError {
         source: io::Error,
     },
     /// The packet filter's program is absent.
-    #[error(
-        "NAT needs the `nft` program: install the package nftables, or choose --network off or host"
-    )]
+    #[error("NAT needs the `nft` program: install the package nftables, or choose --network off or host")]
     NftMissing,
     /// The subnet means something else on this host.
-    #[error(
-        "subnet {subnet} clashes with this host's route to {route} through {interface}: choose another subnet"
-    )]
+    #[error("subnet {subnet} clashes with this host's route to {route} through {interface}: choose another subnet")]
     Clash {
         /// The subnet asked for.
         subnet: Subnet,
@@ -162,11 +154,7 @@ impl Networks {
             NetworkMode::Off | NetworkMode::Nat => {
                 let pool = Arc::new(Pool::new(options.pool_size));
                 let (requests, subnet) = Maker::start(mode, &options, Arc::clone(&pool))?;
-                Some(MakerHandle {
-                    requests,
-                    pool,
-                    subnet,
-                })
+                Some(MakerHandle { requests, pool, subnet })
             }
         };
         Ok(Networks { mode, maker })
@@ -183,8 +171,7 @@ impl Networks {
             NetworkMode::Off => Vec::new(),
             NetworkMode::Nat => resolv::loss().into_iter().collect(),
             NetworkMode::Host => vec![Loss {
-                what: "network isolation: functions reach everything that listens on this host"
-                    .to_owned(),
+                what: "network isolation: functions reach everything that listens on this host".to_owned(),
                 remedy: "run as root with --network nat or off".to_owned(),
             }],
         }
@@ -194,17 +181,8 @@ impl Networks {
     pub async fn acquire(&self, listen: &[SocketAddrV4]) -> Result<NetworkSlot, NetError> {
         let resolv_conf = resolv::conf(self.mode);
         let Some(maker) = &self.maker else {
-            let listeners = listen
-                .iter()
-                .map(listen_on_host)
-                .collect::<Result<_, _>>()?;
-            return Ok(NetworkSlot {
-                netns: None,
-                listeners,
-                address: None,
-                resolv_conf,
-                release: None,
-            });
+            let listeners = listen.iter().map(listen_on_host).collect::<Result<_, _>>()?;
+            return Ok(NetworkSlot { netns: None, listeners, address: None, resolv_conf, release: None });
         };
         let parts = match maker.pool.take(&listen.to_vec()) {
             Some(parts) => {
@@ -214,10 +192,7 @@ impl Networks {
             }
             None => {
                 let (reply, made) = oneshot::channel();
-                let make = Request::Make {
-                    listen: listen.to_vec(),
-                    reply,
-                };
+                let make = Request::Make { listen: listen.to_vec(), reply };
                 maker.requests.send(make).map_err(|_| NetError::Stopped)?;
                 made.await.map_err(|_| NetError::Stopped)??
             }
@@ -258,10 +233,7 @@ fn listen_on_host(wanted: &SocketAddrV4) -> Result<TcpListener, NetError> {
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
-    bind().map_err(|source| NetError::Step {
-        step: "listen on 127.0.0.1".to_owned(),
-        source,
-    })
+    bind().map_err(|source| NetError::Step { step: "listen on 127.0.0.1".to_owned(), source })
 }
 
 /// One sandbox's network. Dropping it releases it in the background; the namespace itself lives on until no process is

@@ -21,13 +21,7 @@ struct State<K, T> {
 impl<K: Clone + PartialEq, T> Pool<K, T> {
     /// An empty pool that wants `size` things once it knows which.
     pub fn new(size: usize) -> Self {
-        Pool {
-            size,
-            state: Mutex::new(State {
-                key: None,
-                ready: VecDeque::new(),
-            }),
-        }
+        Pool { size, state: Mutex::new(State { key: None, ready: VecDeque::new() }) }
     }
 
     /// Takes a ready one made for `key`, and remembers that `key` is what is asked for now. Things made for another
@@ -49,11 +43,7 @@ impl<K: Clone + PartialEq, T> Pool<K, T> {
     /// The key of which there should be one more.
     pub fn wanted(&self) -> Option<K> {
         let state = self.lock();
-        if state.ready.len() < self.size {
-            state.key.clone()
-        } else {
-            None
-        }
+        if state.ready.len() < self.size { state.key.clone() } else { None }
     }
 
     /// Adds one, or drops it when it is not wanted any more.

@@ -96,10 +96,7 @@ impl TmpDisks {
         let maker = match made {
             Ok(maker) => maker,
             Err(error) => {
-                return Ok(TmpDisks {
-                    maker: None,
-                    loss: Some(loss(&error)),
-                });
+                return Ok(TmpDisks { maker: None, loss: Some(loss(&error)) });
             }
         };
         let (requests, inbox) = mpsc::channel();
@@ -107,14 +104,8 @@ impl TmpDisks {
         let thread = std::thread::Builder::new().name("tmp-disks".to_owned());
         thread
             .spawn(move || maker.run(&inbox))
-            .map_err(|source| TmpDiskError::Step {
-                step: "start a thread".to_owned(),
-                source,
-            })?;
-        Ok(TmpDisks {
-            maker: Some(MakerHandle { requests, pool }),
-            loss: None,
-        })
+            .map_err(|source| TmpDiskError::Step { step: "start a thread".to_owned(), source })?;
+        Ok(TmpDisks { maker: Some(MakerHandle { requests, pool }), loss: None })
     }
 
     /// What sandboxes go without here.
@@ -125,10 +116,7 @@ impl TmpDisks {
     /// An empty disk with room for `bytes` (up to 3 percent more).
     pub async fn acquire(&self, bytes: u64) -> Result<TmpDisk, TmpDiskError> {
         let Some(maker) = &self.maker else {
-            return Ok(TmpDisk {
-                mount: None,
-                grave: None,
-            });
+            return Ok(TmpDisk { mount: None, grave: None });
         };
         if let Some(disk) = maker.pool.take(&bytes) {
             // Without the maker there is no refill, and the next request finds that out.
@@ -136,10 +124,7 @@ impl TmpDisks {
             return Ok(disk);
         }
         let (reply, made) = oneshot::channel();
-        maker
-            .requests
-            .send(Request::Make { bytes, reply })
-            .map_err(|_| TmpDiskError::Stopped)?;
+        maker.requests.send(Request::Make { bytes, reply }).map_err(|_| TmpDiskError::Stopped)?;
         made.await.map_err(|_| TmpDiskError::Stopped)?
     }
 }
@@ -159,8 +144,7 @@ fn loss(error: &TmpDiskError) -> Loss {
             "disks for /tmp: what functions write there counts against their memory ({})",
             reason.unwrap_or_else(|| error.to_string())
         ),
-        remedy: "run as root, with loop devices (/dev/loop-control) and the package e2fsprogs"
-            .to_owned(),
+        remedy: "run as root, with loop devices (/dev/loop-control) and the package e2fsprogs".to_owned(),
     }
 }
 
@@ -182,17 +166,9 @@ impl Maker {
             }
         };
         let thread = std::thread::Builder::new().name("tmp-disks-end".to_owned());
-        thread.spawn(bury).map_err(|source| TmpDiskError::Step {
-            step: "start a thread".to_owned(),
-            source,
-        })?;
+        thread.spawn(bury).map_err(|source| TmpDiskError::Step { step: "start a thread".to_owned(), source })?;
         let pool = Arc::new(Pool::new(options.pool_size));
-        Ok(Maker {
-            options,
-            pool,
-            templates: HashMap::new(),
-            graves,
-        })
+        Ok(Maker { options, pool, templates: HashMap::new(), graves })
     }
 
     fn run(mut self, requests: &mpsc::Receiver<Request>) {
@@ -233,22 +209,13 @@ impl Maker {
         let dir = &self.options.dir;
         let template = match self.templates.entry(bytes) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(Template::make(dir, bytes)?)
-            }
+            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(Template::make(dir, bytes)?),
         };
         let mount = template.mount(dir)?;
-        let last = mount.try_clone().map_err(|source| TmpDiskError::Step {
-            step: "duplicate a descriptor".to_owned(),
-            source,
-        })?;
-        Ok(TmpDisk {
-            mount: Some(mount),
-            grave: Some(Grave {
-                last: Some(last),
-                graves: self.graves.clone(),
-            }),
-        })
+        let last = mount
+            .try_clone()
+            .map_err(|source| TmpDiskError::Step { step: "duplicate a descriptor".to_owned(), source })?;
+        Ok(TmpDisk { mount: Some(mount), grave: Some(Grave { last: Some(last), graves: self.graves.clone() }) })
     }
 }
 

@@ -21,16 +21,8 @@ pub(super) fn memberships(text: &str) -> Vec<Membership> {
     let line = |line: &str| {
         let mut parts = line.splitn(3, ':');
         let _number: u32 = parts.next()?.parse().ok()?;
-        let controllers = parts
-            .next()?
-            .split(',')
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned)
-            .collect();
-        let path = parts
-            .next()
-            .filter(|path| path.starts_with('/'))?
-            .to_owned();
+        let controllers = parts.next()?.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let path = parts.next().filter(|path| path.starts_with('/'))?.to_owned();
         Some(Membership { controllers, path })
     };
     text.lines().filter_map(line).collect()
@@ -47,6 +39,14 @@ pub(super) struct Mount {
     pub unified: bool,
     /// The options of the super block: names of v1 controllers among others.
     pub options: Vec<String>,
+}
+
+impl Mount {
+    /// Controllers of the unified hierarchy at its root here.
+    pub fn controllers(&self) -> impl Iterator<Item = String> {
+        let text = std::fs::read_to_string(self.point.join("cgroup.controllers")).unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect::<Vec<_>>().into_iter()
+    }
 }
 
 /// Reads the control group mounts of `/proc/self/mountinfo`.
@@ -80,9 +80,8 @@ fn unescape(text: &str) -> Vec<u8> {
     let mut at = 0;
     while at < bytes.len() {
         let octal = bytes.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
-        let value = octal
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|d| u8::from_str_radix(d, 8).ok());
+        let value =
+            octal.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|d| u8::from_str_radix(d, 8).ok());
         match value {
             Some(byte) => {
                 plain.push(byte);
@@ -112,23 +111,10 @@ mod tests {
 
     #[test]
     fn memberships_of_all_kinds() {
-        let all =
-            memberships("9:name=systemd:/\n3:cpu,cpuacct:/a/b:c\n0::/user.slice\nnonsense\n1:x\n");
+        let all = memberships("9:name=systemd:/\n3:cpu,cpuacct:/a/b:c\n0::/user.slice\nnonsense\n1:x\n");
         assert_eq!(all.len(), 3);
-        assert_eq!(
-            all[1],
-            Membership {
-                controllers: vec!["cpu".into(), "cpuacct".into()],
-                path: "/a/b:c".into()
-            }
-        );
-        assert_eq!(
-            all[2],
-            Membership {
-                controllers: vec![],
-                path: "/user.slice".into()
-            }
-        );
+        assert_eq!(all[1], Membership { controllers: vec!["cpu".into(), "cpuacct".into()], path: "/a/b:c".into() });
+        assert_eq!(all[2], Membership { controllers: vec![], path: "/user.slice".into() });
     }
 
     #[test]

@@ -7,11 +7,7 @@ use std::time::Instant;
 use super::*;
 
 const MIB: u64 = 1 << 20;
-const LIMITS: Limits = Limits {
-    memory_bytes: 64 * MIB,
-    cpu_millis: 500,
-    max_tasks: 20,
-};
+const LIMITS: Limits = Limits { memory_bytes: 64 * MIB, cpu_millis: 500, max_tasks: 20 };
 
 /// The groups of this machine, or `None` with the reason on stderr.
 fn cgroups() -> Option<Cgroups> {
@@ -25,16 +21,13 @@ fn cgroups() -> Option<Cgroups> {
 
 /// A group in the unified hierarchy, whatever controllers that has.
 fn v2() -> Option<Cgroups> {
-    let mounts =
-        parse::mounts(&std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo"));
+    let mounts = parse::mounts(&std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo"));
     let Some(mount) = mounts.into_iter().find(|mount| mount.unified) else {
         eprintln!("SKIPPED: the unified hierarchy is not mounted");
         return None;
     };
     match patiently(|| v2::Tree::plant(&mount.point, &mount.point, "firelet-test")) {
-        Ok(tree) => Some(Cgroups {
-            tree: Tree::V2(tree),
-        }),
+        Ok(tree) => Some(Cgroups { tree: Tree::V2(tree) }),
         Err(error) => {
             eprintln!("SKIPPED: the unified hierarchy is not writable: {error}");
             None
@@ -55,8 +48,7 @@ pub(crate) fn run_in(group: &Group, script: &str) -> Child {
     match group.entry() {
         Entry::V2 { dir } => {
             let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-            let procs = rustix::fs::openat(dir, "cgroup.procs", flags, rustix::fs::Mode::empty())
-                .expect("open");
+            let procs = rustix::fs::openat(dir, "cgroup.procs", flags, rustix::fs::Mode::empty()).expect("open");
             rustix::io::write(procs, pid.as_bytes()).expect("join");
         }
         Entry::V1 { procs } => {
@@ -67,12 +59,7 @@ pub(crate) fn run_in(group: &Group, script: &str) -> Child {
         }
         Entry::None => panic!("no group"),
     }
-    child
-        .stdin
-        .take()
-        .expect("stdin")
-        .write_all(b"go\n")
-        .expect("go");
+    child.stdin.take().expect("stdin").write_all(b"go\n").expect("go");
     child
 }
 
@@ -87,25 +74,14 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 /// Clock ticks that a process has run for.
 fn ticks(child: &Child) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
-    let fields: Vec<&str> = text
-        .rsplit(')')
-        .next()
-        .unwrap_or("")
-        .split_whitespace()
-        .collect();
-    fields
-        .get(11)
-        .and_then(|field| field.parse().ok())
-        .unwrap_or(0)
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    fields.get(11).and_then(|field| field.parse().ok()).unwrap_or(0)
 }
 
 fn is_frozen(group: &Group) -> bool {
     let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
     match &group.leaf {
-        Leaf::V1(leaf) => leaf
-            .paths
-            .iter()
-            .any(|path| read(&path.join("freezer.state")).trim() == "FROZEN"),
+        Leaf::V1(leaf) => leaf.paths.iter().any(|path| read(&path.join("freezer.state")).trim() == "FROZEN"),
         Leaf::V2(leaf) => read(&leaf.path.join("cgroup.events")).contains("frozen 1"),
         Leaf::None => false,
     }
@@ -120,12 +96,7 @@ fn freezes_and_kills(cgroups: &Cgroups, id: &str) {
     wait_until("the group to freeze", || is_frozen(&group));
     let before = ticks(&child);
     // Another loop runs for a tenth of a second of CPU time meanwhile; the frozen one may not move.
-    let other = run_in(
-        &cgroups
-            .create(&format!("{id}-other"), &LIMITS)
-            .expect("create"),
-        "exit 0",
-    );
+    let other = run_in(&cgroups.create(&format!("{id}-other"), &LIMITS).expect("create"), "exit 0");
     drop(other.wait_with_output());
     assert_eq!(ticks(&child), before);
     group.thaw().expect("thaw");
@@ -134,10 +105,7 @@ fn freezes_and_kills(cgroups: &Cgroups, id: &str) {
     group.freeze().expect("freeze");
     group.kill_all().expect("kill");
     let status = child.wait().expect("wait");
-    assert_eq!(
-        std::os::unix::process::ExitStatusExt::signal(&status),
-        Some(9)
-    );
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
     assert!(!is_frozen(&group));
     let paths = paths(&group);
     group.remove();
@@ -186,26 +154,16 @@ fn memory_is_limited_and_counted() {
         return;
     }
     let group = cgroups.create("memory", &LIMITS).expect("create");
-    let hog = run_in(
-        &group,
-        "x=$(head -c 200000000 /dev/zero | tr '\\0' x); exit 0",
-    );
+    let hog = run_in(&group, "x=$(head -c 200000000 /dev/zero | tr '\\0' x); exit 0");
     assert!(!hog.wait_with_output().expect("wait").status.success());
     let usage = group.usage();
     assert!(usage.oom_kills >= 1, "{usage:?}");
-    assert!(
-        usage.memory_peak_bytes <= LIMITS.memory_bytes && usage.memory_peak_bytes > 48 * MIB,
-        "{usage:?}"
-    );
+    assert!(usage.memory_peak_bytes <= LIMITS.memory_bytes && usage.memory_peak_bytes > 48 * MIB, "{usage:?}");
     assert!(usage.cpu > Duration::ZERO, "{usage:?}");
 
     group.reset_peak();
     if cgroups.version() == Version::V1 {
-        assert!(
-            group.usage().memory_peak_bytes < 16 * MIB,
-            "{:?}",
-            group.usage()
-        );
+        assert!(group.usage().memory_peak_bytes < 16 * MIB, "{:?}", group.usage());
     }
     group.remove();
 }
@@ -241,20 +199,9 @@ fn a_cpu_share_is_enforced_and_can_be_changed() {
         eprintln!("SKIPPED: no cpu controller");
         return;
     }
-    let group = cgroups
-        .create(
-            "cpu",
-            &Limits {
-                cpu_millis: 100,
-                ..LIMITS
-            },
-        )
-        .expect("create");
+    let group = cgroups.create("cpu", &Limits { cpu_millis: 100, ..LIMITS }).expect("create");
     group.set_cpu(50).expect("less");
-    let path = paths(&group)
-        .into_iter()
-        .find(|path| path.join("cpu.stat").exists())
-        .expect("cpu group");
+    let path = paths(&group).into_iter().find(|path| path.join("cpu.stat").exists()).expect("cpu group");
     let throttled = || {
         let text = std::fs::read_to_string(path.join("cpu.stat")).unwrap_or_default();
         parse::flat_key(&text, "nr_throttled").unwrap_or(0)
@@ -277,10 +224,7 @@ fn a_living_server_keeps_its_groups_and_a_dead_one_does_not() {
     let left = paths(&group);
     // As if it had been killed: the descriptors go, the directories stay.
     match dead.tree {
-        Tree::V1(ref tree) => tree
-            .hierarchies
-            .iter()
-            .for_each(|(claim, _)| claim.unlock()),
+        Tree::V1(ref tree) => tree.hierarchies.iter().for_each(|(claim, _)| claim.unlock()),
         Tree::V2(ref tree) => tree.claim.unlock(),
         Tree::None => {}
     }
@@ -300,10 +244,7 @@ fn a_living_server_keeps_its_groups_and_a_dead_one_does_not() {
 fn what_is_dropped_is_gone() {
     let Some(cgroups) = cgroups() else { return };
     let group = cgroups.create("tasks", &LIMITS).expect("create");
-    assert!(matches!(
-        cgroups.create("tasks", &LIMITS),
-        Err(CgroupError::File { .. })
-    ));
+    assert!(matches!(cgroups.create("tasks", &LIMITS), Err(CgroupError::File { .. })));
     let mut child = run_in(&group, "sleep 1000");
     let paths = paths(&group);
     drop(group);
@@ -314,16 +255,10 @@ fn what_is_dropped_is_gone() {
 
 #[test]
 fn names_are_checked() {
-    assert!(matches!(
-        Cgroups::detect("a/../b"),
-        Err(CgroupError::Name(_))
-    ));
+    assert!(matches!(Cgroups::detect("a/../b"), Err(CgroupError::Name(_))));
     assert!(matches!(Cgroups::detect(".."), Err(CgroupError::Name(_))));
     let none = Cgroups { tree: Tree::None };
-    assert!(matches!(
-        none.create("a/b", &LIMITS),
-        Err(CgroupError::Name(_))
-    ));
+    assert!(matches!(none.create("a/b", &LIMITS), Err(CgroupError::Name(_))));
     assert_eq!(none.losses().len(), 4);
 }
 
@@ -351,10 +286,7 @@ fn imitation() -> tempfile::TempDir {
         ("memory.oom.group", "0"),
         ("memory.current", "4096\n"),
         ("memory.peak", "8192\n"),
-        (
-            "memory.events",
-            "low 0\noom 1\noom_kill 3\noom_group_kill 1\n",
-        ),
+        ("memory.events", "low 0\noom 1\noom_kill 3\noom_group_kill 1\n"),
         ("pids.max", "max"),
     ] {
         std::fs::write(dir.path().join(name), text).expect("write");
@@ -365,15 +297,7 @@ fn imitation() -> tempfile::TempDir {
 #[test]
 fn unified_files_are_written_and_read() {
     let dir = imitation();
-    let leaf = v2::Leaf::set_up(
-        dir.path(),
-        &Limits {
-            cpu_millis: 1769,
-            ..LIMITS
-        },
-        &[],
-    )
-    .expect("set up");
+    let leaf = v2::Leaf::set_up(dir.path(), &Limits { cpu_millis: 1769, ..LIMITS }, &[]).expect("set up");
     let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("read");
     assert_eq!(read("memory.max"), "67108864");
     assert!(read("memory.swap.max").starts_with('0'));
@@ -382,12 +306,8 @@ fn unified_files_are_written_and_read() {
     assert_eq!(read("cpu.max"), "176900 100000");
     assert_eq!(read("cpu.max.burst"), "176900");
     assert_eq!(read("cpu.weight"), "176");
-    let expected = Usage {
-        memory_peak_bytes: 8192,
-        memory_bytes: 4096,
-        cpu: Duration::from_micros(2500),
-        oom_kills: 3,
-    };
+    let expected =
+        Usage { memory_peak_bytes: 8192, memory_bytes: 4096, cpu: Duration::from_micros(2500), oom_kills: 3 };
     assert_eq!(leaf.usage(), expected);
     leaf.freeze().expect("freeze");
     assert_eq!(read("cgroup.freeze"), "1");
@@ -401,25 +321,11 @@ fn unified_files_are_written_and_read() {
 #[test]
 fn unified_files_of_missing_controllers_are_not_needed() {
     let dir = imitation();
-    for name in [
-        "cpu.max",
-        "cpu.weight",
-        "memory.max",
-        "memory.current",
-        "memory.peak",
-        "memory.events",
-        "pids.max",
-    ] {
+    for name in ["cpu.max", "cpu.weight", "memory.max", "memory.current", "memory.peak", "memory.events", "pids.max"] {
         std::fs::remove_file(dir.path().join(name)).expect("remove");
     }
     assert!(v2::Leaf::set_up(dir.path(), &LIMITS, &[]).is_err());
     let leaf = v2::Leaf::set_up(dir.path(), &LIMITS, &["cpu", "memory", "pids"]).expect("set up");
-    assert_eq!(
-        leaf.usage(),
-        Usage {
-            cpu: Duration::from_micros(2500),
-            ..Usage::default()
-        }
-    );
+    assert_eq!(leaf.usage(), Usage { cpu: Duration::from_micros(2500), ..Usage::default() });
     leaf.set_cpu(100).expect("nothing to set");
 }

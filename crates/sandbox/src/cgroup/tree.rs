@@ -52,11 +52,7 @@ pub(super) fn claim(parents: &[PathBuf]) -> Result<Vec<Claim>, CgroupError> {
                     continue 'name;
                 }
                 Err(source) => {
-                    return Err(CgroupError::File {
-                        action: "make",
-                        path,
-                        source,
-                    });
+                    return Err(CgroupError::File { action: "make", path, source });
                 }
             }
         }
@@ -101,11 +97,7 @@ fn lock(path: &Path) -> io::Result<Option<OwnedFd>> {
 
 /// Opens a directory for use as a descriptor.
 pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
-    Ok(open(
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
+    Ok(open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Removes every directory below `parent` that has no living owner, killing what still runs in it.
@@ -139,9 +131,7 @@ pub(super) fn remove(path: &Path, patience: Duration) {
         match fs::remove_dir(path) {
             Ok(()) => return,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error)
-                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
-            {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
                 // A process that has died leaves its group a moment after its parent has heard of it.
                 let _ = write(&path.join("freezer.state"), "THAWED");
                 let _ = write(&path.join("cgroup.freeze"), "0");
@@ -169,12 +159,7 @@ pub(super) fn signal_all(path: &Path) -> io::Result<usize> {
     // Zero is how a process outside our pid namespace is shown; no one here can signal it.
     let held: Vec<(i32, OwnedFd)> = members()?
         .into_iter()
-        .filter_map(|raw| {
-            Some((
-                raw,
-                pidfd_open(Pid::from_raw(raw)?, PidfdFlags::empty()).ok()?,
-            ))
-        })
+        .filter_map(|raw| Some((raw, pidfd_open(Pid::from_raw(raw)?, PidfdFlags::empty()).ok()?)))
         .collect();
     if held.is_empty() {
         return Ok(0);
@@ -211,8 +196,5 @@ pub(super) fn put(file: &fs::File, value: &str) -> io::Result<()> {
 }
 
 fn directories(entries: fs::ReadDir) -> impl Iterator<Item = PathBuf> {
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
+    entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
 }

@@ -43,30 +43,20 @@ impl Tree {
             // Before Linux 5.11 a group of the root hierarchy may not count what is below it unless told to.
             let _ = tree::write(&claim.path.join("memory.use_hierarchy"), "1");
         }
-        Ok(Tree {
-            hierarchies: claims.into_iter().zip(controllers).collect(),
-            missing,
-        })
+        Ok(Tree { hierarchies: claims.into_iter().zip(controllers).collect(), missing })
     }
 
     pub fn create(&self, id: &str, limits: &Limits) -> Result<Leaf, CgroupError> {
         let mut paths: Vec<PathBuf> = Vec::with_capacity(self.hierarchies.len());
         let made = self.hierarchies.iter().try_for_each(|(claim, _)| {
             let path = claim.path.join(tree::group_name(id));
-            fs::create_dir(&path).map_err(|source| CgroupError::File {
-                action: "make",
-                path: path.clone(),
-                source,
-            })?;
+            fs::create_dir(&path).map_err(|source| CgroupError::File { action: "make", path: path.clone(), source })?;
             paths.push(path);
             Ok(())
         });
         let leaf = made.and_then(|()| {
             let path_of = |controller| {
-                let at = self
-                    .hierarchies
-                    .iter()
-                    .position(|(_, controllers)| controllers.contains(&controller))?;
+                let at = self.hierarchies.iter().position(|(_, controllers)| controllers.contains(&controller))?;
                 Some(paths[at].as_path())
             };
             Leaf::set_up(&paths, path_of, limits)
@@ -77,27 +67,16 @@ impl Tree {
 
 /// The directory named `parent` in a controller's hierarchy: at its root, else below our own group.
 fn place(controller: &str, mounts: &[Mount], own: &[Membership], parent: &str) -> Option<PathBuf> {
-    let mount = mounts
-        .iter()
-        .find(|mount| !mount.unified && mount.options.iter().any(|option| option == controller))?;
-    let own = own
-        .iter()
-        .find(|group| group.controllers.iter().any(|name| name == controller));
+    let mount =
+        mounts.iter().find(|mount| !mount.unified && mount.options.iter().any(|option| option == controller))?;
+    let own = own.iter().find(|group| group.controllers.iter().any(|name| name == controller));
     let below = own.map(|group| super::below(&mount.root, &group.path));
-    [
-        Some(mount.point.clone()),
-        below.map(|path| mount.point.join(path)),
-    ]
-    .into_iter()
-    .flatten()
-    .find_map(|base| {
+    [Some(mount.point.clone()), below.map(|path| mount.point.join(path))].into_iter().flatten().find_map(|base| {
         let place = base.join(parent);
         match fs::create_dir(&place) {
             // One that is there may be of a file system that is read-only for us.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                rustix::fs::access(&place, rustix::fs::Access::WRITE_OK)
-                    .is_ok()
-                    .then_some(place)
+                rustix::fs::access(&place, rustix::fs::Access::WRITE_OK).is_ok().then_some(place)
             }
             Err(_) => None,
             Ok(()) => Some(place),
@@ -126,38 +105,19 @@ impl Leaf {
     ) -> Result<Leaf, CgroupError> {
         let must = |path: &Path, name: &str, value: String| {
             let path = path.join(name);
-            tree::write(&path, &value).map_err(|source| CgroupError::File {
-                action: "write",
-                path,
-                source,
-            })
+            tree::write(&path, &value).map_err(|source| CgroupError::File { action: "write", path, source })
         };
         let writer = |path: PathBuf| {
             let file = OpenOptions::new().read(true).write(true).open(&path);
-            file.map_err(|source| CgroupError::File {
-                action: "open",
-                path,
-                source,
-            })
+            file.map_err(|source| CgroupError::File { action: "open", path, source })
         };
-        let reader = |path: Option<&Path>, name: &str| {
-            path.and_then(|path| File::open(path.join(name)).ok())
-        };
+        let reader = |path: Option<&Path>, name: &str| path.and_then(|path| File::open(path.join(name)).ok());
 
         let memory = path_of("memory");
         if let Some(path) = memory {
-            must(
-                path,
-                "memory.limit_in_bytes",
-                limits.memory_bytes.to_string(),
-            )?;
+            must(path, "memory.limit_in_bytes", limits.memory_bytes.to_string())?;
             // Memory and swap together; there only where the kernel counts swap.
-            if tree::write(
-                &path.join("memory.memsw.limit_in_bytes"),
-                &limits.memory_bytes.to_string(),
-            )
-            .is_err()
-            {
+            if tree::write(&path.join("memory.memsw.limit_in_bytes"), &limits.memory_bytes.to_string()).is_err() {
                 let _ = tree::write(&path.join("memory.swappiness"), "0");
             }
         }
@@ -170,10 +130,7 @@ impl Leaf {
         }
         let leaf = Leaf {
             paths: paths.to_vec(),
-            procs: paths
-                .iter()
-                .map(|path| writer(path.join("cgroup.procs")))
-                .collect::<Result<_, _>>()?,
+            procs: paths.iter().map(|path| writer(path.join("cgroup.procs"))).collect::<Result<_, _>>()?,
             freezer: match path_of("freezer") {
                 Some(path) => Some((path.to_owned(), writer(path.join("freezer.state"))?)),
                 None => None,
@@ -187,16 +144,11 @@ impl Leaf {
             },
             memory_oom: reader(memory, "memory.oom_control"),
         };
-        leaf.set_cpu(limits.cpu_millis)
-            .map_err(|source| CgroupError::File {
-                action: "write",
-                path: leaf
-                    .cpu
-                    .clone()
-                    .unwrap_or_default()
-                    .join("cpu.cfs_quota_us"),
-                source,
-            })?;
+        leaf.set_cpu(limits.cpu_millis).map_err(|source| CgroupError::File {
+            action: "write",
+            path: leaf.cpu.clone().unwrap_or_default().join("cpu.cfs_quota_us"),
+            source,
+        })?;
         Ok(leaf)
     }
 
@@ -222,15 +174,11 @@ impl Leaf {
     }
 
     pub fn freeze(&self) -> io::Result<()> {
-        self.freezer
-            .as_ref()
-            .map_or(Ok(()), |(_, state)| tree::put(state, "FROZEN"))
+        self.freezer.as_ref().map_or(Ok(()), |(_, state)| tree::put(state, "FROZEN"))
     }
 
     pub fn thaw(&self) -> io::Result<()> {
-        self.freezer
-            .as_ref()
-            .map_or(Ok(()), |(_, state)| tree::put(state, "THAWED"))
+        self.freezer.as_ref().map_or(Ok(()), |(_, state)| tree::put(state, "THAWED"))
     }
 
     pub fn usage(&self) -> Usage {
@@ -241,9 +189,7 @@ impl Leaf {
             memory_peak_bytes: number(&self.memory_peak).max(memory_bytes),
             memory_bytes,
             cpu: Duration::from_nanos(number(&self.cpu_usage)),
-            oom_kills: oom
-                .and_then(|text| flat_key(&text, "oom_kill"))
-                .unwrap_or(0),
+            oom_kills: oom.and_then(|text| flat_key(&text, "oom_kill")).unwrap_or(0),
         }
     }
 
@@ -255,12 +201,7 @@ impl Leaf {
 
     /// Freezes first, because frozen processes cannot fork away from the list that is worked off.
     pub fn kill_all(&self) -> io::Result<()> {
-        let Some(path) = self
-            .freezer
-            .as_ref()
-            .map(|(path, _)| path)
-            .or(self.paths.first())
-        else {
+        let Some(path) = self.freezer.as_ref().map(|(path, _)| path).or(self.paths.first()) else {
             return Ok(());
         };
         self.freeze()?;
@@ -278,9 +219,7 @@ impl Leaf {
             return;
         };
         let deadline = Instant::now() + Duration::from_millis(50);
-        while read_text(state).is_some_and(|text| text.trim() != "FROZEN")
-            && Instant::now() < deadline
-        {
+        while read_text(state).is_some_and(|text| text.trim() != "FROZEN") && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(100));
         }
     }

@@ -42,11 +42,7 @@ impl Tree {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(source) => {
-                return Err(CgroupError::File {
-                    action: "make",
-                    path: place,
-                    source,
-                });
+                return Err(CgroupError::File { action: "make", path: place, source });
             }
         }
         let mut missing = enable(base, Some(own));
@@ -60,11 +56,7 @@ impl Tree {
 
     pub fn create(&self, id: &str, limits: &Limits) -> Result<Leaf, CgroupError> {
         let path = self.claim.path.join(tree::group_name(id));
-        fs::create_dir(&path).map_err(|source| CgroupError::File {
-            action: "make",
-            path: path.clone(),
-            source,
-        })?;
+        fs::create_dir(&path).map_err(|source| CgroupError::File { action: "make", path: path.clone(), source })?;
         Leaf::set_up(&path, limits, &self.missing).inspect_err(|_| {
             let _ = fs::remove_dir(&path);
         })
@@ -87,11 +79,7 @@ fn enable(dir: &Path, own: Option<&Path>) -> Vec<&'static str> {
             continue;
         }
         let mut result = tree::write(&control, &format!("+{name}"));
-        let busy = |result: &io::Result<()>| {
-            result
-                .as_ref()
-                .is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY))
-        };
+        let busy = |result: &io::Result<()>| result.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY));
         if busy(&result) && own == Some(dir) {
             result = evacuate(dir).and_then(|()| tree::write(&control, &format!("+{name}")));
         }
@@ -148,15 +136,9 @@ impl Leaf {
     pub fn set_up(path: &Path, limits: &Limits, missing: &[&str]) -> Result<Leaf, CgroupError> {
         let error = |action, name: &str| {
             let path = path.join(name);
-            move |source| CgroupError::File {
-                action,
-                path,
-                source,
-            }
+            move |source| CgroupError::File { action, path, source }
         };
-        let must = |name: &str, value: String| {
-            tree::write(&path.join(name), &value).map_err(error("write", name))
-        };
+        let must = |name: &str, value: String| tree::write(&path.join(name), &value).map_err(error("write", name));
         // Files that depend on the kernel's age or build.
         let may = |name: &str, value: &str| {
             let _ = tree::write(&path.join(name), value);
@@ -176,10 +158,7 @@ impl Leaf {
         let cpu_max = if missing.contains(&"cpu") {
             None
         } else {
-            may(
-                "cpu.weight",
-                &(limits.cpu_millis / 10).clamp(1, 10_000).to_string(),
-            );
+            may("cpu.weight", &(limits.cpu_millis / 10).clamp(1, 10_000).to_string());
             Some(writer("cpu.max").map_err(error("open", "cpu.max"))?)
         };
         let leaf = Leaf {
@@ -198,8 +177,7 @@ impl Leaf {
                 .or_else(|| reader("memory.peak")),
             memory_events: reader("memory.events"),
         };
-        leaf.set_cpu(limits.cpu_millis)
-            .map_err(error("write", "cpu.max"))?;
+        leaf.set_cpu(limits.cpu_millis).map_err(error("write", "cpu.max"))?;
         Ok(leaf)
     }
 
@@ -230,11 +208,7 @@ impl Leaf {
 
     pub fn usage(&self) -> Usage {
         let number = |file: &Option<File>| file.as_ref().and_then(read_number).unwrap_or(0);
-        let key = |file: &Option<File>, key| {
-            file.as_ref()
-                .and_then(read_text)
-                .and_then(|text| flat_key(&text, key))
-        };
+        let key = |file: &Option<File>, key| file.as_ref().and_then(read_text).and_then(|text| flat_key(&text, key));
         let memory_bytes = number(&self.memory_current);
         Usage {
             memory_peak_bytes: number(&self.memory_peak).max(memory_bytes),

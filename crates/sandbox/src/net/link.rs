@@ -10,9 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
-use rtnetlink::{
-    AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-};
+use rtnetlink::{AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
@@ -61,9 +59,7 @@ pub(super) fn host_name(address: Ipv4Addr) -> String {
 
 /// The address in a name made by [`host_name`].
 fn named_address(name: &str) -> Option<Ipv4Addr> {
-    let digits = name
-        .strip_prefix(INTERFACE_PREFIX)
-        .filter(|digits| digits.len() == 8)?;
+    let digits = name.strip_prefix(INTERFACE_PREFIX).filter(|digits| digits.len() == 8)?;
     u32::from_str_radix(digits, 16).ok().map(Ipv4Addr::from)
 }
 
@@ -75,20 +71,12 @@ pub(super) fn read_proc_net(name: &str) -> String {
 impl Home {
     /// Remembers where this thread is. Needs a current-thread tokio runtime.
     pub fn here() -> io::Result<Home> {
-        Ok(Home {
-            netns: current_netns()?,
-            netlink: netlink()?,
-            socket: UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
-        })
+        Ok(Home { netns: current_netns()?, netlink: netlink()?, socket: UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))? })
     }
 
     /// Makes a namespace with its loopback interface up and sockets listening on `listen`; with `nat`, also an
     /// interface with that address whose other end is here.
-    pub async fn make(
-        &self,
-        listen: &[SocketAddrV4],
-        nat: Option<(Ipv4Addr, Subnet)>,
-    ) -> Result<Made, NetError> {
+    pub async fn make(&self, listen: &[SocketAddrV4], nat: Option<(Ipv4Addr, Subnet)>) -> Result<Made, NetError> {
         // SAFETY: a network namespace shares no memory or descriptors with the threads that stay behind; what this
         // thread has open goes on belonging to where it was opened.
         let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
@@ -104,20 +92,11 @@ impl Home {
     }
 
     /// Does the work of [`Home::make`] from inside the new namespace.
-    async fn furnish(
-        &self,
-        listen: &[SocketAddrV4],
-        nat: Option<(Ipv4Addr, Subnet)>,
-    ) -> Result<Made, NetError> {
+    async fn furnish(&self, listen: &[SocketAddrV4], nat: Option<(Ipv4Addr, Subnet)>) -> Result<Made, NetError> {
         let netns = current_netns().map_err(step("open the network namespace"))?;
         let inside = netlink().map_err(step("open a netlink socket"))?;
         let up = LinkUnspec::new_with_index(LOOPBACK_INDEX).up().build();
-        inside
-            .link()
-            .set(up)
-            .execute()
-            .await
-            .map_err(netlink_step("bring up the loopback interface"))?;
+        inside.link().set(up).execute().await.map_err(netlink_step("bring up the loopback interface"))?;
         if let Some((address, subnet)) = nat {
             self.connect(&inside, &netns, address, subnet).await?;
         }
@@ -128,9 +107,7 @@ impl Home {
         };
         let listeners = listen
             .iter()
-            .map(|address| {
-                bind(address).map_err(step(format!("listen on {address} in the sandbox")))
-            })
+            .map(|address| bind(address).map_err(step(format!("listen on {address} in the sandbox"))))
             .collect::<Result<_, _>>()?;
         Ok(Made { netns, listeners })
     }
@@ -148,81 +125,43 @@ impl Home {
         let name = host_name(address);
         let failed = |what: &str| netlink_step(format!("{what} {name}"));
 
-        let peer = LinkMessageBuilder::<LinkUnspec>::new()
-            .name(INSIDE)
-            .setns_by_fd(netns.as_raw_fd())
-            .build();
+        let peer = LinkMessageBuilder::<LinkUnspec>::new().name(INSIDE).setns_by_fd(netns.as_raw_fd()).build();
         let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
             .name(name.clone())
             .up()
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .build();
-        self.netlink
-            .link()
-            .add(pair)
-            .execute()
-            .await
-            .map_err(failed("make interface"))?;
+        self.netlink.link().add(pair).execute().await.map_err(failed("make interface"))?;
 
         let index_of = |socket: &dyn AsFd, name: &str| {
             rustix::net::netdevice::name_to_index(socket.as_fd(), name)
                 .map_err(|error| step(format!("find interface {name}"))(error.into()))
         };
         // The peer address makes the host's route to the sandbox.
-        let mut here = AddressMessageBuilder::<Ipv4Addr>::new()
-            .index(index_of(&self.socket, &name)?)
-            .build();
+        let mut here = AddressMessageBuilder::<Ipv4Addr>::new().index(index_of(&self.socket, &name)?).build();
         here.header.prefix_len = 32;
-        here.attributes = vec![
-            AddressAttribute::Local(subnet.gateway().into()),
-            AddressAttribute::Address(address.into()),
-        ];
-        let mut request = self
-            .netlink
-            .address()
-            .add(0, Ipv4Addr::UNSPECIFIED.into(), 32);
+        here.attributes =
+            vec![AddressAttribute::Local(subnet.gateway().into()), AddressAttribute::Address(address.into())];
+        let mut request = self.netlink.address().add(0, Ipv4Addr::UNSPECIFIED.into(), 32);
         *request.message_mut() = here;
-        request
-            .execute()
-            .await
-            .map_err(failed("give an address to"))?;
+        request.execute().await.map_err(failed("give an address to"))?;
 
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
-            .map_err(step("open a socket in the sandbox"))?;
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(step("open a socket in the sandbox"))?;
         let index = index_of(&socket, INSIDE)?;
         // Not with the creation: an end whose other end is not there yet cannot be brought up.
         let up = LinkUnspec::new_with_index(index).up().build();
-        inside
-            .link()
-            .set(up)
-            .execute()
-            .await
-            .map_err(failed("bring up the other end of"))?;
+        inside.link().set(up).execute().await.map_err(failed("bring up the other end of"))?;
         let add = inside.address().add(index, address.into(), 32).execute();
-        add.await
-            .map_err(failed("give an address to the other end of"))?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(subnet.gateway())
-            .output_interface(index)
-            .onlink();
-        inside
-            .route()
-            .add(route.build())
-            .execute()
-            .await
-            .map_err(failed("route through"))
+        add.await.map_err(failed("give an address to the other end of"))?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(subnet.gateway()).output_interface(index).onlink();
+        inside.route().add(route.build()).execute().await.map_err(failed("route through"))
     }
 
     /// Deletes the interfaces here whose names say that they belong to `subnet`.
     pub async fn delete_interfaces(&self, subnet: Subnet) {
         let text = read_proc_net("dev");
-        let names = text
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, _)| name.trim());
-        for name in
-            names.filter(|name| named_address(name).is_some_and(|address| subnet.contains(address)))
-        {
+        let names = text.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim());
+        for name in names.filter(|name| named_address(name).is_some_and(|address| subnet.contains(address))) {
             let Ok(index) = rustix::net::netdevice::name_to_index(&self.socket, name) else {
                 continue;
             };
@@ -234,11 +173,7 @@ impl Home {
 }
 
 fn current_netns() -> io::Result<OwnedFd> {
-    Ok(open(
-        "/proc/thread-self/ns/net",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
+    Ok(open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn netlink() -> io::Result<Handle> {

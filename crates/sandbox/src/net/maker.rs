@@ -21,10 +21,7 @@ const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 #[derive(Debug)]
 pub(super) enum Request {
     /// A namespace that somebody waits for.
-    Make {
-        listen: Vec<SocketAddrV4>,
-        reply: oneshot::Sender<Result<Parts, NetError>>,
-    },
+    Make { listen: Vec<SocketAddrV4>, reply: oneshot::Sender<Result<Parts, NetError>> },
     /// Something was taken from the pool.
     Refill,
     /// A slot has gone.
@@ -63,16 +60,10 @@ impl Maker {
         let (options, back) = (options.clone(), sender.clone());
         let thread = std::thread::Builder::new().name("networks".to_owned());
         let run = move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread()
-                .enable_io()
-                .build()
-            {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().build() {
                 Ok(runtime) => runtime,
                 Err(source) => {
-                    let _ = ready.send(Err(NetError::Step {
-                        step: "start a runtime".to_owned(),
-                        source,
-                    }));
+                    let _ = ready.send(Err(NetError::Step { step: "start a runtime".to_owned(), source }));
                     return;
                 }
             };
@@ -86,10 +77,7 @@ impl Maker {
                 }
             });
         };
-        thread.spawn(run).map_err(|source| NetError::Step {
-            step: "start a thread".to_owned(),
-            source,
-        })?;
+        thread.spawn(run).map_err(|source| NetError::Step { step: "start a thread".to_owned(), source })?;
         let subnet = started.recv().map_err(|_| NetError::Stopped)??;
         Ok((sender, subnet))
     }
@@ -101,21 +89,13 @@ impl Maker {
         requests: mpsc::UnboundedReceiver<Request>,
         back: mpsc::UnboundedSender<Request>,
     ) -> Result<Maker, NetError> {
-        let home = Home::here().map_err(|source| NetError::Step {
-            step: "look at the host's network".to_owned(),
-            source,
-        })?;
+        let home =
+            Home::here().map_err(|source| NetError::Step { step: "look at the host's network".to_owned(), source })?;
         let nat = match mode {
             NetworkMode::Nat => Some(Nat::prepare(&home, options).await?),
             NetworkMode::Off | NetworkMode::Host => None,
         };
-        Ok(Maker {
-            home,
-            nat,
-            pool,
-            requests,
-            back,
-        })
+        Ok(Maker { home, nat, pool, requests, back })
     }
 
     async fn run(mut self) {
@@ -184,16 +164,8 @@ impl Maker {
     async fn make(&mut self, listen: &[SocketAddrV4]) -> Result<Parts, NetError> {
         let Some(nat) = &mut self.nat else {
             let made = self.home.make(listen, None).await?;
-            let release = Release {
-                address: None,
-                requests: self.back.clone(),
-            };
-            return Ok(Parts {
-                netns: made.netns,
-                listeners: made.listeners,
-                address: None,
-                release,
-            });
+            let release = Release { address: None, requests: self.back.clone() };
+            return Ok(Parts { netns: made.netns, listeners: made.listeners, address: None, release });
         };
         // An address comes back before the kernel has taken its interface apart; then the next one is tried.
         let mut refused = Vec::new();
@@ -214,20 +186,10 @@ impl Maker {
                 Ok(made) => break Ok((made, address)),
             }
         };
-        refused
-            .into_iter()
-            .for_each(|address| nat.addresses.give(address));
+        refused.into_iter().for_each(|address| nat.addresses.give(address));
         let (made, address) = result?;
-        let release = Release {
-            address: Some(address),
-            requests: self.back.clone(),
-        };
-        Ok(Parts {
-            netns: made.netns,
-            listeners: made.listeners,
-            address: Some(address),
-            release,
-        })
+        let release = Release { address: Some(address), requests: self.back.clone() };
+        Ok(Parts { netns: made.netns, listeners: made.listeners, address: Some(address), release })
     }
 }
 
@@ -250,19 +212,11 @@ impl Nat {
                 found.ok_or(NetError::NoSubnet)?
             }
         };
-        let rules = Rules {
-            subnet,
-            host_ports: options.host_ports.clone(),
-            link_local_servers: resolv::link_local_servers(),
-        };
+        let rules =
+            Rules { subnet, host_ports: options.host_ports.clone(), link_local_servers: resolv::link_local_servers() };
         rules.apply()?;
         enable_forwarding().inspect_err(|_| rules.withdraw())?;
-        Ok(Nat {
-            subnet,
-            addresses: Addresses::new(subnet),
-            rules,
-            _ownership: ownership,
-        })
+        Ok(Nat { subnet, addresses: Addresses::new(subnet), rules, _ownership: ownership })
     }
 }
 
@@ -272,21 +226,12 @@ async fn settle(home: &Home, subnet: Subnet) -> Result<UnixListener, NetError> {
         .and_then(|name| UnixListener::bind_addr(&name))
         .map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => NetError::InUse(subnet),
-            _other => NetError::Step {
-                step: "reserve the subnet".to_owned(),
-                source,
-            },
+            _other => NetError::Step { step: "reserve the subnet".to_owned(), source },
         })?;
     home.delete_interfaces(subnet).await;
-    let clash = routes(&read_proc_net("route"))
-        .into_iter()
-        .find(|(_, route)| route.overlaps(&subnet));
+    let clash = routes(&read_proc_net("route")).into_iter().find(|(_, route)| route.overlaps(&subnet));
     match clash {
-        Some((interface, route)) => Err(NetError::Clash {
-            subnet,
-            route,
-            interface,
-        }),
+        Some((interface, route)) => Err(NetError::Clash { subnet, route, interface }),
         None => Ok(ownership),
     }
 }
@@ -297,12 +242,8 @@ fn enable_forwarding() -> Result<(), NetError> {
     if std::fs::read_to_string(IP_FORWARD).is_ok_and(|value| value.trim() == "1") {
         return Ok(());
     }
-    std::fs::write(IP_FORWARD, "1").map_err(|source| NetError::Step {
-        step: format!("enable {IP_FORWARD}"),
-        source,
-    })?;
-    tracing::info!(
-        "IP forwarding was off on this host; it is on now, for the network of sandboxes"
-    );
+    std::fs::write(IP_FORWARD, "1")
+        .map_err(|source| NetError::Step { step: format!("enable {IP_FORWARD}"), source })?;
+    tracing::info!("IP forwarding was off on this host; it is on now, for the network of sandboxes");
     Ok(())
 }

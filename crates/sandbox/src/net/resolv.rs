@@ -32,43 +32,29 @@ pub(super) fn link_local_servers() -> Vec<Ipv4Addr> {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,
     };
-    servers(&text)
-        .into_iter()
-        .filter_map(v4)
-        .filter(Ipv4Addr::is_link_local)
-        .collect()
+    servers(&text).into_iter().filter_map(v4).filter(Ipv4Addr::is_link_local).collect()
 }
 
 fn conf_from(mode: NetworkMode, sources: &[&Path]) -> Vec<u8> {
     match mode {
         NetworkMode::Off => b"# this sandbox has no network\n".to_vec(),
         NetworkMode::Host => fs::read(sources[0]).unwrap_or_default(),
-        NetworkMode::Nat => nat_conf(sources)
-            .unwrap_or_else(|| "# no name server is reachable from here\n".to_owned())
-            .into_bytes(),
+        NetworkMode::Nat => {
+            nat_conf(sources).unwrap_or_else(|| "# no name server is reachable from here\n".to_owned()).into_bytes()
+        }
     }
 }
 
 /// The first source that names a server outside the host, without the servers that are not: those on the host's
 /// loopback interface, and IPv6 ones, because NAT is IPv4 only.
 fn nat_conf(sources: &[&Path]) -> Option<String> {
-    sources
-        .iter()
-        .filter_map(|source| fs::read_to_string(source).ok())
-        .find_map(|text| {
-            let usable = |server: &IpAddr| {
-                server.is_ipv4() && !server.is_loopback() && !server.is_unspecified()
-            };
-            servers(&text).iter().any(usable).then(|| {
-                let keep = |line: &&str| {
-                    server(line).is_none_or(|server| server.as_ref().is_ok_and(usable))
-                };
-                text.lines()
-                    .filter(keep)
-                    .flat_map(|line| [line, "\n"])
-                    .collect()
-            })
+    sources.iter().filter_map(|source| fs::read_to_string(source).ok()).find_map(|text| {
+        let usable = |server: &IpAddr| server.is_ipv4() && !server.is_loopback() && !server.is_unspecified();
+        servers(&text).iter().any(usable).then(|| {
+            let keep = |line: &&str| server(line).is_none_or(|server| server.as_ref().is_ok_and(usable));
+            text.lines().filter(keep).flat_map(|line| [line, "\n"]).collect()
         })
+    })
 }
 
 fn servers(text: &str) -> Vec<IpAddr> {
@@ -91,23 +77,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let (stub, real) = (dir.path().join("stub"), dir.path().join("real"));
         fs::write(&stub, "nameserver 127.0.0.53\noptions edns0\n").expect("write");
-        let text = |sources: &[&Path]| {
-            String::from_utf8(conf_from(NetworkMode::Nat, sources)).expect("utf-8")
-        };
+        let text = |sources: &[&Path]| String::from_utf8(conf_from(NetworkMode::Nat, sources)).expect("utf-8");
         assert!(!text(&[&stub, &real]).contains("nameserver"));
-        fs::write(
-            &real,
-            "nameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver ::1\nsearch a.example\n",
-        )
-        .expect("write");
-        assert_eq!(
-            text(&[&stub, &real]),
-            "nameserver 192.0.2.53\nsearch a.example\n"
-        );
-        assert_eq!(
-            conf_from(NetworkMode::Host, &[&stub, &real]),
-            b"nameserver 127.0.0.53\noptions edns0\n"
-        );
+        fs::write(&real, "nameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver ::1\nsearch a.example\n")
+            .expect("write");
+        assert_eq!(text(&[&stub, &real]), "nameserver 192.0.2.53\nsearch a.example\n");
+        assert_eq!(conf_from(NetworkMode::Host, &[&stub, &real]), b"nameserver 127.0.0.53\noptions edns0\n");
         assert!(!conf_from(NetworkMode::Off, &[&stub, &real]).starts_with(b"nameserver"));
     }
 

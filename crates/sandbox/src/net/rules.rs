@@ -28,10 +28,7 @@ pub(super) struct Rules {
 impl Rules {
     /// One table per subnet, so that two servers on one host do not replace each other's.
     fn table(&self) -> String {
-        format!(
-            "firelet_{}",
-            self.subnet.to_string().replace(['.', '/'], "_")
-        )
+        format!("firelet_{}", self.subnet.to_string().replace(['.', '/'], "_"))
     }
 
     /// The text for `nft -f`: replaces the table as one transaction.
@@ -42,20 +39,12 @@ impl Rules {
         let mut host_ports = String::new();
         if !self.host_ports.is_empty() {
             let ports = list(self.host_ports.iter().map(u16::to_string).collect());
-            host_ports = format!(
-                "iifname {ours} ip saddr {subnet} ip daddr {gateway} tcp dport {{ {ports} }} accept"
-            );
+            host_ports = format!("iifname {ours} ip saddr {subnet} ip daddr {gateway} tcp dport {{ {ports} }} accept");
         }
         let mut name_servers = String::new();
         if !self.link_local_servers.is_empty() {
-            let servers = list(
-                self.link_local_servers
-                    .iter()
-                    .map(Ipv4Addr::to_string)
-                    .collect(),
-            );
-            name_servers =
-                format!("ip daddr {{ {servers} }} meta l4proto {{ tcp, udp }} th dport 53 accept");
+            let servers = list(self.link_local_servers.iter().map(Ipv4Addr::to_string).collect());
+            name_servers = format!("ip daddr {{ {servers} }} meta l4proto {{ tcp, udp }} th dport 53 accept");
         }
         format!(
             "table inet {table}
@@ -128,17 +117,7 @@ table inet {table} {{
         // The comment tells the rules of two servers apart.
         ["-i", "-o"].map(|direction| {
             let table = self.table();
-            let words = [
-                "FORWARD",
-                direction,
-                &any,
-                "-m",
-                "comment",
-                "--comment",
-                &table,
-                "-j",
-                "ACCEPT",
-            ];
+            let words = ["FORWARD", direction, &any, "-m", "comment", "--comment", &table, "-j", "ACCEPT"];
             words.map(str::to_owned).to_vec()
         })
     }
@@ -152,26 +131,19 @@ table inet {table} {{
 }
 
 fn iptables(verb: &str, rule: &[String]) -> io::Result<()> {
-    let arguments: Vec<&str> = ["-w", verb]
-        .into_iter()
-        .chain(rule.iter().map(String::as_str))
-        .collect();
+    let arguments: Vec<&str> = ["-w", verb].into_iter().chain(rule.iter().map(String::as_str)).collect();
     run("iptables", &arguments, "").map(drop)
 }
 
 fn forwarding_is_dropped() -> bool {
-    run("iptables", &["-w", "-S", "FORWARD"], "")
-        .is_ok_and(|text| text.starts_with("-P FORWARD DROP"))
+    run("iptables", &["-w", "-S", "FORWARD"], "").is_ok_and(|text| text.starts_with("-P FORWARD DROP"))
 }
 
 fn nft(text: &str) -> Result<(), NetError> {
     match run("nft", &["-f", "-"], text) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(NetError::NftMissing),
-        Err(source) => Err(NetError::Step {
-            step: "load the packet filter rules with nft".to_owned(),
-            source,
-        }),
+        Err(source) => Err(NetError::Step { step: "load the packet filter rules with nft".to_owned(), source }),
     }
 }
 
@@ -185,30 +157,18 @@ fn run(program: &str, arguments: &[&str], input: &str) -> io::Result<String> {
         .stderr(Stdio::piped())
         .spawn()?;
     // Closed by the end of the statement; a program that does not read its input tells why by its status.
-    let _ = child
-        .stdin
-        .take()
-        .map(|mut stdin| stdin.write_all(input.as_bytes()));
+    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output()?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let message = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(
-        message
-            .trim()
-            .lines()
-            .next()
-            .unwrap_or("it failed without a message")
-            .to_owned(),
-    ))
+    Err(io::Error::other(message.trim().lines().next().unwrap_or("it failed without a message").to_owned()))
 }
 
 /// A program of `PATH`, or of the administrator's directories, which are not always in it.
 pub(crate) fn locate(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    places
-        .map(|place| place.join(program))
-        .find(|path| path.is_file())
+    places.map(|place| place.join(program)).find(|path| path.is_file())
 }

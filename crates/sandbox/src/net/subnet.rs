@@ -14,9 +14,7 @@ pub struct Subnet {
 
 /// Why a text is not a usable subnet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is not a subnet for sandboxes: write an IPv4 network of /8 to /28, such as 10.200.0.0/16"
-)]
+#[error("`{0}` is not a subnet for sandboxes: write an IPv4 network of /8 to /28, such as 10.200.0.0/16")]
 pub struct SubnetError(String);
 
 impl Subnet {
@@ -25,13 +23,8 @@ impl Subnet {
 
     /// Where to look for a free one: rarely used by home routers, container engines and clouds.
     pub(super) fn candidates() -> impl Iterator<Item = Subnet> {
-        let slash16 = |a: u8, b: u8| Subnet {
-            base: u32::from(Ipv4Addr::new(a, b, 0, 0)),
-            prefix: 16,
-        };
-        (200..216)
-            .map(move |b| slash16(10, b))
-            .chain((24..32).map(move |b| slash16(172, b)))
+        let slash16 = |a: u8, b: u8| Subnet { base: u32::from(Ipv4Addr::new(a, b, 0, 0)), prefix: 16 };
+        (200..216).map(move |b| slash16(10, b)).chain((24..32).map(move |b| slash16(172, b)))
     }
 
     /// The host's address as sandboxes see it.
@@ -52,10 +45,7 @@ impl Subnet {
     /// A network of any size, as routes have them.
     fn route(base: u32, mask_bits: u32) -> Option<Subnet> {
         let prefix = u8::try_from(mask_bits.count_ones()).ok()?;
-        (mask(prefix) == mask_bits).then_some(Subnet {
-            base: base & mask_bits,
-            prefix,
-        })
+        (mask(prefix) == mask_bits).then_some(Subnet { base: base & mask_bits, prefix })
     }
 }
 
@@ -75,10 +65,7 @@ impl FromStr for Subnet {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parse = || {
             let (base, prefix) = text.split_once('/')?;
-            let (base, prefix) = (
-                u32::from(base.parse::<Ipv4Addr>().ok()?),
-                prefix.parse().ok()?,
-            );
+            let (base, prefix) = (u32::from(base.parse::<Ipv4Addr>().ok()?), prefix.parse().ok()?);
             let fits = Self::PREFIXES.contains(&prefix) && base & mask(prefix) == base;
             fits.then_some(Subnet { base, prefix })
         };
@@ -91,11 +78,7 @@ impl FromStr for Subnet {
 pub(super) fn routes(text: &str) -> Vec<(String, Subnet)> {
     let line = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let number = |at: usize| {
-            u32::from_str_radix(fields.get(at)?, 16)
-                .ok()
-                .map(u32::from_be)
-        };
+        let number = |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok().map(u32::from_be);
         let subnet = Subnet::route(number(1)?, number(7)?)?;
         (subnet.prefix > 0).then(|| (fields[0].to_owned(), subnet))
     };
@@ -113,11 +96,7 @@ pub(super) struct Addresses {
 
 impl Addresses {
     pub fn new(subnet: Subnet) -> Self {
-        Addresses {
-            subnet,
-            next: subnet.base + 2,
-            used: HashSet::new(),
-        }
+        Addresses { subnet, next: subnet.base + 2, used: HashSet::new() }
     }
 
     /// An address that nobody has; `None` when all are in use.
@@ -146,26 +125,10 @@ mod tests {
 
     #[test]
     fn texts() {
-        assert_eq!(
-            "10.200.0.0/16".parse::<Subnet>().expect("good").to_string(),
-            "10.200.0.0/16"
-        );
-        for bad in [
-            "",
-            "10.200.0.0",
-            "10.200.0.1/16",
-            "10.0.0.0/7",
-            "10.0.0.0/29",
-            "x/16",
-            "10.0.0.0/16/2",
-        ] {
+        assert_eq!("10.200.0.0/16".parse::<Subnet>().expect("good").to_string(), "10.200.0.0/16");
+        for bad in ["", "10.200.0.0", "10.200.0.1/16", "10.0.0.0/7", "10.0.0.0/29", "x/16", "10.0.0.0/16/2"] {
             let error = bad.parse::<Subnet>().expect_err(bad);
-            assert!(
-                error
-                    .to_string()
-                    .starts_with(&format!("`{bad}` is not a subnet")),
-                "{error}"
-            );
+            assert!(error.to_string().starts_with(&format!("`{bad}` is not a subnet")), "{error}");
         }
     }
 
@@ -175,10 +138,7 @@ mod tests {
                     eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
                     eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
                     tun0\t0000C80A\t00000000\t0001\t0\t0\t0\t0000F8FF\t0\t0\t0\n";
-        let routes: Vec<String> = routes(text)
-            .iter()
-            .map(|(name, subnet)| format!("{name} {subnet}"))
-            .collect();
+        let routes: Vec<String> = routes(text).iter().map(|(name, subnet)| format!("{name} {subnet}")).collect();
         assert_eq!(routes, ["eth0 192.0.2.0/24", "tun0 10.200.0.0/13"]);
     }
 
@@ -187,10 +147,7 @@ mod tests {
         let mut addresses = Addresses::new("10.1.2.0/28".parse().expect("good"));
         let all: Vec<Ipv4Addr> = std::iter::from_fn(|| addresses.take()).collect();
         assert_eq!(all.len(), 13);
-        assert_eq!(
-            (all[0], all[12]),
-            (Ipv4Addr::new(10, 1, 2, 2), Ipv4Addr::new(10, 1, 2, 14))
-        );
+        assert_eq!((all[0], all[12]), (Ipv4Addr::new(10, 1, 2, 2), Ipv4Addr::new(10, 1, 2, 14)));
         addresses.give(all[4]);
         assert_eq!(addresses.take(), Some(all[4]));
         assert_eq!(addresses.take(), None);

@@ -28,18 +28,10 @@ fn on_own_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static
     }
     let host = std::thread::spawn(move || {
         enter_new_namespace();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         runtime.block_on(async move {
             let netlink = netlink();
-            netlink
-                .link()
-                .set(LinkUnspec::new_with_index(1).up().build())
-                .execute()
-                .await
-                .expect("lo up");
+            netlink.link().set(LinkUnspec::new_with_index(1).up().build()).execute().await.expect("lo up");
             test().await;
         });
     });
@@ -60,9 +52,7 @@ fn netlink() -> Handle {
 }
 
 fn here() -> OwnedFd {
-    std::fs::File::open("/proc/thread-self/ns/net")
-        .expect("netns")
-        .into()
+    std::fs::File::open("/proc/thread-self/ns/net").expect("netns").into()
 }
 
 /// Runs `work` in a network namespace.
@@ -72,41 +62,22 @@ fn within<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> T 
             move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).expect("setns");
             work()
         });
-        inside
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
 async fn add_veth(name: &str, peer_name: &str, peer: &OwnedFd) {
-    let peer = LinkMessageBuilder::<LinkUnspec>::new()
-        .name(peer_name)
-        .setns_by_fd(peer.as_raw_fd())
-        .build();
-    let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
-        .name(name)
-        .up();
-    let pair = pair
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-        .build();
+    let peer = LinkMessageBuilder::<LinkUnspec>::new().name(peer_name).setns_by_fd(peer.as_raw_fd()).build();
+    let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth).name(name).up();
+    let pair = pair.set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
     netlink().link().add(pair).execute().await.expect("veth");
 }
 
 async fn add_address(netlink: &Handle, interface: &str, address: Ipv4Addr, prefix: u8) -> u32 {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("socket");
     let index = rustix::net::netdevice::name_to_index(&socket, interface).expect("index");
-    netlink
-        .link()
-        .set(LinkUnspec::new_with_index(index).up().build())
-        .execute()
-        .await
-        .expect("up");
-    netlink
-        .address()
-        .add(index, address.into(), prefix)
-        .execute()
-        .await
-        .expect("address");
+    netlink.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.expect("up");
+    netlink.address().add(index, address.into(), prefix).execute().await.expect("address");
     index
 }
 
@@ -131,16 +102,12 @@ async fn connect_internet() -> u16 {
         enter_new_namespace();
         give.send(here()).expect("give");
         ready.recv().expect("ready");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         runtime.block_on(async {
             let netlink = netlink();
             add_address(&netlink, "wan0", SERVER, 24).await;
             add_address(&netlink, "wan0", METADATA, 32).await;
-            port.send(serve(TcpListener::bind("0.0.0.0:0").expect("bind")).port())
-                .expect("port");
+            port.send(serve(TcpListener::bind("0.0.0.0:0").expect("bind")).port()).expect("port");
             // The namespace lives as long as the server in it.
             std::future::pending::<()>().await;
         });
@@ -149,16 +116,8 @@ async fn connect_internet() -> u16 {
     add_veth("up0", "wan0", &netns).await;
     let netlink = netlink();
     let index = add_address(&netlink, "up0", OUTSIDE, 24).await;
-    let route = RouteMessageBuilder::<Ipv4Addr>::new()
-        .gateway(SERVER)
-        .output_interface(index)
-        .build();
-    netlink
-        .route()
-        .add(route)
-        .execute()
-        .await
-        .expect("default route");
+    let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(SERVER).output_interface(index).build();
+    netlink.route().add(route).execute().await.expect("default route");
     go.send(()).expect("go");
     done.await.expect("port")
 }
@@ -185,12 +144,7 @@ fn ask(slot: &NetworkSlot, address: impl Into<SocketAddr>) -> io::Result<String>
 }
 
 fn times_out(result: io::Result<String>) -> bool {
-    result.is_err_and(|error| {
-        matches!(
-            error.kind(),
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
-        )
-    })
+    result.is_err_and(|error| matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock))
 }
 
 async fn wait_until(what: &str, condition: impl Fn() -> bool) {
@@ -202,25 +156,16 @@ async fn wait_until(what: &str, condition: impl Fn() -> bool) {
 }
 
 fn ready(networks: &Networks) -> usize {
-    networks
-        .maker
-        .as_ref()
-        .map_or(0, |maker| maker.pool.ready())
+    networks.maker.as_ref().map_or(0, |maker| maker.pool.ready())
 }
 
 fn interfaces() -> Vec<String> {
     let text = link::read_proc_net("dev");
-    text.lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, _)| name.trim().to_owned())
-        .collect()
+    text.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect()
 }
 
 fn small_pool() -> NetOptions {
-    NetOptions {
-        pool_size: 2,
-        ..NetOptions::default()
-    }
+    NetOptions { pool_size: 2, ..NetOptions::default() }
 }
 
 #[test]
@@ -229,15 +174,8 @@ fn off_means_loopback_only() {
         let port = connect_internet().await;
         let networks = Networks::start(NetworkMode::Off, small_pool()).expect("start");
         let second = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 2773);
-        let mut slot = networks
-            .acquire(&[RUNTIME_API, second])
-            .await
-            .expect("acquire");
-        let addresses: Vec<SocketAddr> = slot
-            .listeners
-            .iter()
-            .map(|l| l.local_addr().expect("address"))
-            .collect();
+        let mut slot = networks.acquire(&[RUNTIME_API, second]).await.expect("acquire");
+        let addresses: Vec<SocketAddr> = slot.listeners.iter().map(|l| l.local_addr().expect("address")).collect();
         assert_eq!(addresses, [RUNTIME_API.into(), second.into()]);
         serve(slot.listeners.remove(0));
         assert_eq!(ask(&slot, RUNTIME_API).expect("reached"), "127.0.0.1");
@@ -257,10 +195,7 @@ fn nat_lets_out_and_nothing_in() {
         let port = connect_internet().await;
         let open = serve(TcpListener::bind("0.0.0.0:0").expect("bind")).port();
         let closed = serve(TcpListener::bind("0.0.0.0:0").expect("bind")).port();
-        let Some(networks) = start_nat(NetOptions {
-            host_ports: vec![open],
-            ..small_pool()
-        }) else {
+        let Some(networks) = start_nat(NetOptions { host_ports: vec![open], ..small_pool() }) else {
             return;
         };
         let gateway = networks.subnet().expect("subnet").gateway();
@@ -270,21 +205,12 @@ fn nat_lets_out_and_nothing_in() {
         let service = serve(other.listeners.remove(0)).port();
         let neighbour = SocketAddrV4::new(other.address.expect("address"), service);
 
-        assert_eq!(
-            ask(&slot, SocketAddrV4::new(SERVER, port)).expect("reached"),
-            OUTSIDE.to_string()
-        );
+        assert_eq!(ask(&slot, SocketAddrV4::new(SERVER, port)).expect("reached"), OUTSIDE.to_string());
         assert!(ask(&slot, SocketAddrV4::new(gateway, open)).is_ok());
 
         let forbidden = [
-            (
-                "the host behind the gateway",
-                SocketAddrV4::new(gateway, closed),
-            ),
-            (
-                "the host at its own address",
-                SocketAddrV4::new(OUTSIDE, closed),
-            ),
+            ("the host behind the gateway", SocketAddrV4::new(gateway, closed)),
+            ("the host at its own address", SocketAddrV4::new(OUTSIDE, closed)),
             ("an open port elsewhere", SocketAddrV4::new(OUTSIDE, open)),
             ("another sandbox", neighbour),
             ("the cloud's metadata", SocketAddrV4::new(METADATA, port)),
@@ -292,26 +218,13 @@ fn nat_lets_out_and_nothing_in() {
         for (what, address) in forbidden {
             assert!(times_out(ask(&slot, address)), "{what} answered");
         }
-        assert!(
-            TcpStream::connect_timeout(&neighbour.into(), SILENCE).is_err(),
-            "the host reached a sandbox"
-        );
+        assert!(TcpStream::connect_timeout(&neighbour.into(), SILENCE).is_err(), "the host reached a sandbox");
 
         // It is the rules that forbid all this, not a mistake in the test.
-        rules::Rules {
-            subnet: networks.subnet().expect("subnet"),
-            host_ports: vec![],
-            link_local_servers: vec![],
-        }
-        .withdraw();
-        for (what, address) in forbidden
-            .into_iter()
-            .filter(|(what, _)| !what.contains("metadata"))
-        {
-            assert!(
-                ask(&slot, address).is_ok(),
-                "{what} cannot be reached at all"
-            );
+        rules::Rules { subnet: networks.subnet().expect("subnet"), host_ports: vec![], link_local_servers: vec![] }
+            .withdraw();
+        for (what, address) in forbidden.into_iter().filter(|(what, _)| !what.contains("metadata")) {
+            assert!(ask(&slot, address).is_ok(), "{what} cannot be reached at all");
         }
         assert!(TcpStream::connect_timeout(&neighbour.into(), SILENCE).is_ok());
     });
@@ -330,18 +243,8 @@ fn the_pool_is_kept_full_for_the_last_request() {
         wait_until("the pool to fill again", || ready(&networks) == 2).await;
         let third = networks.acquire(&[]).await.expect("acquire");
         assert!(third.listeners.is_empty());
-        wait_until("the pool to fill with the other kind", || {
-            ready(&networks) == 2
-        })
-        .await;
-        assert!(
-            networks
-                .acquire(&[])
-                .await
-                .expect("acquire")
-                .listeners
-                .is_empty()
-        );
+        wait_until("the pool to fill with the other kind", || ready(&networks) == 2).await;
+        assert!(networks.acquire(&[]).await.expect("acquire").listeners.is_empty());
     });
 }
 
@@ -356,24 +259,13 @@ fn a_shutdown_leaves_nothing() {
         assert!(interfaces().contains(&name));
         networks.shutdown().await;
         networks.shutdown().await;
-        let left: Vec<String> = interfaces()
-            .into_iter()
-            .filter(|name| name.starts_with("firelet"))
-            .collect();
+        let left: Vec<String> = interfaces().into_iter().filter(|name| name.starts_with("firelet")).collect();
         assert!(left.is_empty(), "{left:?}");
-        assert!(matches!(
-            networks.acquire(&[]).await,
-            Err(NetError::Stopped)
-        ));
-        let tables = std::process::Command::new(rules::locate("nft").expect("nft"))
-            .args(["list", "tables"])
-            .output();
+        assert!(matches!(networks.acquire(&[]).await, Err(NetError::Stopped)));
+        let tables = std::process::Command::new(rules::locate("nft").expect("nft")).args(["list", "tables"]).output();
         assert_eq!(String::from_utf8_lossy(&tables.expect("nft").stdout), "");
         // The subnet is free again.
-        assert_eq!(
-            start_nat(small_pool()).and_then(|again| again.subnet()),
-            networks.subnet()
-        );
+        assert_eq!(start_nat(small_pool()).and_then(|again| again.subnet()), networks.subnet());
     });
 }
 
@@ -384,10 +276,7 @@ fn what_a_dead_server_left_is_removed() {
         let netns = here();
         add_veth("firelet0a4d0007", "left0", &netns).await;
         add_veth("firelet0a4e0007", "kept0", &netns).await;
-        let Some(networks) = start_nat(NetOptions {
-            subnet: Some(subnet),
-            ..small_pool()
-        }) else {
+        let Some(networks) = start_nat(NetOptions { subnet: Some(subnet), ..small_pool() }) else {
             return;
         };
         assert!(!interfaces().contains(&"firelet0a4d0007".to_owned()));
@@ -400,10 +289,7 @@ fn what_a_dead_server_left_is_removed() {
 fn subnets_that_clash_are_refused() {
     on_own_host(|| async {
         connect_internet().await;
-        let with = |text: &str| NetOptions {
-            subnet: Some(text.parse().expect("subnet")),
-            ..small_pool()
-        };
+        let with = |text: &str| NetOptions { subnet: Some(text.parse().expect("subnet")), ..small_pool() };
         match Networks::start(NetworkMode::Nat, with("198.51.100.128/25")) {
             Err(error @ NetError::Clash { .. }) => assert_eq!(
                 error.to_string(),
@@ -416,29 +302,18 @@ fn subnets_that_clash_are_refused() {
             return;
         };
         let taken = first.subnet().expect("subnet");
-        let options = NetOptions {
-            subnet: Some(taken),
-            ..small_pool()
-        };
-        assert!(
-            matches!(Networks::start(NetworkMode::Nat, options), Err(NetError::InUse(subnet)) if subnet == taken)
-        );
+        let options = NetOptions { subnet: Some(taken), ..small_pool() };
+        assert!(matches!(Networks::start(NetworkMode::Nat, options), Err(NetError::InUse(subnet)) if subnet == taken));
         // Left to itself it finds another one.
-        assert_ne!(
-            start_nat(small_pool()).and_then(|second| second.subnet()),
-            Some(taken)
-        );
+        assert_ne!(start_nat(small_pool()).and_then(|second| second.subnet()), Some(taken));
     });
 }
 
 #[test]
 fn addresses_run_out_and_come_back() {
     on_own_host(|| async {
-        let options = NetOptions {
-            subnet: Some("10.78.0.0/28".parse().expect("subnet")),
-            pool_size: 0,
-            ..small_pool()
-        };
+        let options =
+            NetOptions { subnet: Some("10.78.0.0/28".parse().expect("subnet")), pool_size: 0, ..small_pool() };
         let Some(networks) = start_nat(options) else {
             return;
         };
@@ -471,9 +346,7 @@ fn a_hundred_at_once() {
         let asked: Vec<_> = (0..100)
             .map(|_| {
                 let networks = Arc::clone(&networks);
-                tokio::spawn(
-                    async move { networks.acquire(&[RUNTIME_API]).await.expect("acquire") },
-                )
+                tokio::spawn(async move { networks.acquire(&[RUNTIME_API]).await.expect("acquire") })
             })
             .collect();
         let mut addresses = std::collections::HashSet::new();
@@ -491,16 +364,10 @@ fn a_hundred_at_once() {
 #[tokio::test]
 async fn on_the_hosts_network_every_sandbox_has_its_own_port() {
     let networks = Networks::start(NetworkMode::Host, NetOptions::default()).expect("start");
-    let first = networks
-        .acquire(&[RUNTIME_API, RUNTIME_API])
-        .await
-        .expect("acquire");
+    let first = networks.acquire(&[RUNTIME_API, RUNTIME_API]).await.expect("acquire");
     assert!(first.netns.is_none());
-    let ports: std::collections::HashSet<u16> = first
-        .listeners
-        .iter()
-        .map(|listener| listener.local_addr().expect("address").port())
-        .collect();
+    let ports: std::collections::HashSet<u16> =
+        first.listeners.iter().map(|listener| listener.local_addr().expect("address").port()).collect();
     assert_eq!(ports.len(), 2);
     assert_eq!(networks.losses().len(), 1);
     networks.shutdown().await;

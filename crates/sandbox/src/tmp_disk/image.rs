@@ -13,8 +13,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, chmodat, openat, seek, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
 };
 
 use super::TmpDiskError;
@@ -81,22 +80,15 @@ impl Template {
         let overhead = bytes / 50 + (bytes / 45).min(17 << 20) + (2 << 20);
         let image_bytes = (bytes + overhead).next_multiple_of(1 << 20);
         let file = sparse_file(dir, image_bytes)?;
-        let mkfs = locate(MKFS).ok_or_else(|| {
-            step(format!("find {MKFS} (package e2fsprogs)"))(io::ErrorKind::NotFound.into())
-        })?;
+        let mkfs = locate(MKFS)
+            .ok_or_else(|| step(format!("find {MKFS} (package e2fsprogs)"))(io::ErrorKind::NotFound.into()))?;
         let output = Command::new(mkfs)
-            .args([
-                "-q", "-F", "-b", "4096", "-m", "0", "-i", "16384", "-I", "256",
-            ])
+            .args(["-q", "-F", "-b", "4096", "-m", "0", "-i", "16384", "-I", "256"])
             // A disk that is never mounted twice needs neither a journal nor a way to grow; checksums would cost
             // time only. Uninitialized groups keep the inode tables out of the file.
             .args(["-O", "^has_journal,^resize_inode,^metadata_csum,uninit_bg"])
             .args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"])
-            .arg(format!(
-                "/proc/{}/fd/{}",
-                std::process::id(),
-                file.as_raw_fd()
-            ))
+            .arg(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
             .stdin(Stdio::null())
             .output()
             .map_err(step(format!("run {MKFS}")))?;
@@ -105,18 +97,14 @@ impl Template {
             return Err(step(format!("run {MKFS}"))(io::Error::other(message)));
         }
         let extents = data_extents(&file).map_err(step("read the new file system"))?;
-        Ok(Template {
-            image_bytes,
-            extents,
-        })
+        Ok(Template { image_bytes, extents })
     }
 
     /// Makes a file system like it, as a detached mount.
     pub fn mount(&self, dir: &Path) -> Result<OwnedFd, TmpDiskError> {
         let file = sparse_file(dir, self.image_bytes)?;
         for (offset, data) in &self.extents {
-            file.write_all_at(data, *offset)
-                .map_err(step("copy the empty file system"))?;
+            file.write_all_at(data, *offset).map_err(step("copy the empty file system"))?;
         }
         let (_device, path) = attach(&file)?;
         let mount = mount(&path)?;
@@ -133,12 +121,7 @@ impl Template {
 /// A file without a name that is one hole.
 fn sparse_file(dir: &Path, bytes: u64) -> Result<File, TmpDiskError> {
     let make = || {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_TMPFILE)
-            .open(dir)?;
+        let file = OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir)?;
         file.set_len(bytes)?;
         Ok(file)
     };
@@ -164,9 +147,7 @@ fn data_extents(file: &File) -> io::Result<Vec<(u64, Vec<u8>)>> {
                 continue;
             }
             match extents.last_mut() {
-                Some((start, data)) if *start + data.len() as u64 == offset => {
-                    data.extend_from_slice(&block)
-                }
+                Some((start, data)) if *start + data.len() as u64 == offset => data.extend_from_slice(&block),
                 _apart => extents.push((offset, block.to_vec())),
             }
         }
@@ -175,11 +156,8 @@ fn data_extents(file: &File) -> io::Result<Vec<(u64, Vec<u8>)>> {
 
 /// Puts a file behind a free loop device; the device lives as long as it is open or mounted.
 fn attach(file: &File) -> Result<(File, String), TmpDiskError> {
-    let control = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(LOOP_CONTROL)
-        .map_err(step(format!("open {LOOP_CONTROL}")))?;
+    let control =
+        OpenOptions::new().read(true).write(true).open(LOOP_CONTROL).map_err(step(format!("open {LOOP_CONTROL}")))?;
     // Others look for a free device too; whoever configures it first has it.
     for _attempt in 0..64 {
         // SAFETY: this request takes no argument and returns a number.
@@ -188,20 +166,14 @@ fn attach(file: &File) -> Result<(File, String), TmpDiskError> {
             return Err(step("find a free loop device")(io::Error::last_os_error()));
         }
         let path = format!("/dev/loop{number}");
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(step(format!("open {path}")))?;
+        let device = OpenOptions::new().read(true).write(true).open(&path).map_err(step(format!("open {path}")))?;
         match configure(&device, file.as_raw_fd()) {
             Ok(()) => return Ok((device, path)),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
             Err(error) => return Err(step(format!("configure {path}"))(error)),
         }
     }
-    Err(step("find a free loop device")(
-        io::ErrorKind::ResourceBusy.into(),
-    ))
+    Err(step("find a free loop device")(io::ErrorKind::ResourceBusy.into()))
 }
 
 fn configure(device: &File, file: RawFd) -> io::Result<()> {
@@ -222,19 +194,10 @@ fn configure(device: &File, file: RawFd) -> io::Result<()> {
         init: [0; 2],
     };
     let fd = u32::try_from(file).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let config = LoopConfig {
-        fd,
-        block_size: LOOP_BLOCK_BYTES,
-        info,
-        reserved: [0; 8],
-    };
+    let config = LoopConfig { fd, block_size: LOOP_BLOCK_BYTES, info, reserved: [0; 8] };
     // SAFETY: the kernel reads a `struct loop_config`, which `config` has the layout of and which outlives the call.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Mounts a block device nowhere.
@@ -257,12 +220,7 @@ fn mount(path: &str) -> Result<OwnedFd, TmpDiskError> {
 
 /// Forgets what has not been written to the image yet, so that ending the mount does not wait for the host's disk.
 pub(super) fn discard(mount: BorrowedFd<'_>) {
-    let Ok(root) = openat(
-        mount,
-        ".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) else {
+    let Ok(root) = openat(mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
         return;
     };
     let flags = EXT4_GOING_FLAGS_NOLOGFLUSH;

@@ -14,11 +14,7 @@ fn disks(pool_size: usize) -> Option<(TmpDisks, tempfile::TempDir)> {
     // The test program lies on one; /tmp may be memory.
     let program = std::env::current_exe().expect("program");
     let dir = tempfile::tempdir_in(program.parent().expect("directory")).expect("temp dir");
-    let disks = TmpDisks::start(TmpDiskOptions {
-        dir: dir.path().to_owned(),
-        pool_size,
-    })
-    .expect("start");
+    let disks = TmpDisks::start(TmpDiskOptions { dir: dir.path().to_owned(), pool_size }).expect("start");
     if let Some(loss) = disks.loss() {
         eprintln!("SKIPPED: {}", loss.what);
         return None;
@@ -28,10 +24,7 @@ fn disks(pool_size: usize) -> Option<(TmpDisks, tempfile::TempDir)> {
 
 /// The root of a disk, reached through the descriptor.
 fn root(disk: &TmpDisk) -> PathBuf {
-    PathBuf::from(format!(
-        "/proc/self/fd/{}/.",
-        disk.mount.as_ref().expect("mount").as_raw_fd()
-    ))
+    PathBuf::from(format!("/proc/self/fd/{}/.", disk.mount.as_ref().expect("mount").as_raw_fd()))
 }
 
 /// The name of the loop device behind a disk.
@@ -58,27 +51,15 @@ async fn the_size_is_enforced_and_nothing_is_left() {
     let bytes = 24 * MIB;
     let disk = disks.acquire(bytes).await.expect("acquire");
     let root = root(&disk);
-    assert_eq!(
-        std::fs::metadata(&root)
-            .expect("metadata")
-            .permissions()
-            .mode()
-            & 0o7777,
-        0o1777
-    );
+    assert_eq!(std::fs::metadata(&root).expect("metadata").permissions().mode() & 0o7777, 0o1777);
     assert_eq!(std::fs::read_dir(&root).expect("list").count(), 0);
     let space = rustix::fs::statvfs(&root).expect("statvfs");
     let available = space.f_bavail * space.f_frsize;
-    assert!(
-        available >= bytes && available < bytes + 8 * MIB,
-        "{available}"
-    );
+    assert!(available >= bytes && available < bytes + 8 * MIB, "{available}");
 
     let block = vec![7u8; MIB as usize];
     let mut file = std::fs::File::create(root.join("big")).expect("create");
-    let error = (0..100)
-        .find_map(|_| io::Write::write_all(&mut file, &block).err())
-        .expect("full");
+    let error = (0..100).find_map(|_| io::Write::write_all(&mut file, &block).err()).expect("full");
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     assert!(file.metadata().expect("metadata").len() >= bytes - MIB);
     drop(file);
@@ -86,12 +67,7 @@ async fn the_size_is_enforced_and_nothing_is_left() {
     std::fs::remove_file(root.join("big")).expect("remove");
     let program = root.join("true");
     std::fs::copy("/bin/true", &program).expect("copy");
-    assert!(
-        std::process::Command::new(&program)
-            .status()
-            .expect("run")
-            .success()
-    );
+    assert!(std::process::Command::new(&program).status().expect("run").success());
 
     let device = device(&disk);
     assert!(is_attached(&device));
@@ -109,10 +85,7 @@ async fn usual_and_largest_sizes_have_room_for_what_was_asked() {
         let disk = disks.acquire(bytes).await.expect("acquire");
         let space = rustix::fs::statvfs(root(&disk)).expect("statvfs");
         let available = space.f_bavail * space.f_frsize;
-        assert!(
-            available >= bytes && available <= bytes + bytes / 33,
-            "{bytes}: {available}"
-        );
+        assert!(available >= bytes && available <= bytes + bytes / 33, "{bytes}: {available}");
     }
 }
 
@@ -133,26 +106,15 @@ async fn the_pool_is_kept_full_and_goes_with_its_owner() {
     wait_until("the pool to fill with the other size", || pool.ready() == 2);
     let begin = Instant::now();
     let third = disks.acquire(USUAL_BYTES).await.expect("acquire");
-    eprintln!(
-        "pooled {pooled:?}, first of its size {cold:?}, not pooled {:?}",
-        begin.elapsed()
-    );
+    eprintln!("pooled {pooled:?}, first of its size {cold:?}, not pooled {:?}", begin.elapsed());
     let devices = [device(&first), device(&second), device(&third)];
-    assert_eq!(
-        devices
-            .iter()
-            .collect::<std::collections::HashSet<_>>()
-            .len(),
-        3
-    );
+    assert_eq!(devices.iter().collect::<std::collections::HashSet<_>>().len(), 3);
     drop(disks);
     wait_until("the pool to empty", || pool.ready() == 0);
     // Disks in use go on.
     std::fs::write(root(&first).join("x"), "y").expect("write");
     drop((first, second, third));
-    wait_until("all loop devices to go", || {
-        !devices.iter().any(|device| is_attached(device))
-    });
+    wait_until("all loop devices to go", || !devices.iter().any(|device| is_attached(device)));
 }
 
 #[tokio::test]
@@ -163,11 +125,7 @@ async fn more_than_the_memory_limit_can_be_written() {
         return;
     };
     let cgroups = Cgroups::detect("firelet-test-tmp").expect("detect");
-    let limits = Limits {
-        memory_bytes: 32 * MIB,
-        cpu_millis: 1000,
-        max_tasks: 10,
-    };
+    let limits = Limits { memory_bytes: 32 * MIB, cpu_millis: 1000, max_tasks: 10 };
     let group = cgroups.create("writer", &limits).expect("create");
     if cgroups.version() == Version::None || !cgroups.losses().is_empty() {
         eprintln!("SKIPPED: control groups are not complete here");
@@ -176,29 +134,19 @@ async fn more_than_the_memory_limit_can_be_written() {
     let disk = disks.acquire(128 * MIB).await.expect("acquire");
     let fd = disk.mount.as_ref().expect("mount").as_raw_fd();
     let file = format!("/proc/{}/fd/{fd}/./x", std::process::id());
-    let mut child = run_in(
-        &group,
-        &format!("exec dd if=/dev/zero of={file} bs=1M count=96"),
-    );
+    let mut child = run_in(&group, &format!("exec dd if=/dev/zero of={file} bs=1M count=96"));
     let begin = Instant::now();
     assert!(child.wait().expect("wait").success());
     eprintln!("96 MiB took {:?}", begin.elapsed());
     assert_eq!(group.usage().oom_kills, 0);
-    assert_eq!(
-        std::fs::metadata(root(&disk).join("x"))
-            .expect("metadata")
-            .len(),
-        96 * MIB
-    );
+    assert_eq!(std::fs::metadata(root(&disk).join("x")).expect("metadata").len(), 96 * MIB);
     group.remove();
 }
 
 #[test]
 fn where_disks_cannot_be_made_the_loss_is_told() {
-    let error = TmpDiskError::Step {
-        step: "open /dev/loop-control".into(),
-        source: io::Error::other("no such device"),
-    };
+    let error =
+        TmpDiskError::Step { step: "open /dev/loop-control".into(), source: io::Error::other("no such device") };
     let loss = loss(&error);
     assert!(
         loss.what.contains(
