@@ -380,7 +380,7 @@ impl PlatformEvent {
         match format {
             LogFormat::Text => self.text(),
             LogFormat::Json if self.level() < system_level => None,
-            LogFormat::Json => Some(format!("{}\n", self.envelope(time_ms))),
+            LogFormat::Json => Some(self.json_line(time_ms)),
         }
     }
 
@@ -388,6 +388,13 @@ impl PlatformEvent {
     #[must_use]
     pub fn text(&self) -> Option<String> {
         text::text(self)
+    }
+
+    /// The line of the JSON format: the envelope, its three fields in the order that Lambda writes.
+    #[must_use]
+    pub fn json_line(&self, time_ms: i64) -> String {
+        let record = Value::Object(self.record());
+        format!("{{\"time\":\"{}\",\"type\":\"{}\",\"record\":{record}}}\n", iso_time(time_ms), self.kind())
     }
 
     /// The envelope of the Telemetry API and the JSON log format.

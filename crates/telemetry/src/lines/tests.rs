@@ -151,9 +151,10 @@ fn json_lines_are_envelopes() {
     let line = start().line(LogFormat::Json, Level::Info, TIME).unwrap();
     assert_eq!(
         line,
-        "{\"record\":{\"requestId\":\"8f507cfc-xmpl-4697-b07a-ac58fc914c95\",\"version\":\"$LATEST\"},\
-         \"time\":\"2022-10-12T00:00:15.064Z\",\"type\":\"platform.start\"}\n"
+        "{\"time\":\"2022-10-12T00:00:15.064Z\",\"type\":\"platform.start\",\
+         \"record\":{\"requestId\":\"8f507cfc-xmpl-4697-b07a-ac58fc914c95\",\"version\":\"$LATEST\"}}\n"
     );
+    assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), start().envelope(TIME));
     let cold = Report {
         init: Some(Duration::from_micros(110_100)),
         trace: Some(trace(true)),

@@ -339,8 +339,8 @@ async fn a_full_queue_drops_and_says_so() {
     let page = f.store.get_events("g", "s", head()).await.unwrap();
     let marker = |records: u32, bytes: u32| {
         format!(
-            "{{\"record\":{{\"droppedBytes\":{bytes},\"droppedRecords\":{records},\"reason\":\"the log store could not keep up\"}},\
-             \"time\":\"2023-11-15T12:00:00.000Z\",\"type\":\"platform.logsDropped\"}}\n"
+            "{{\"time\":\"2023-11-15T12:00:00.000Z\",\"type\":\"platform.logsDropped\",\"record\":{{\
+             \"droppedBytes\":{bytes},\"droppedRecords\":{records},\"reason\":\"the log store could not keep up\"}}}}\n"
         )
     };
     assert_eq!(page.events.len(), 4);
@@ -421,6 +421,63 @@ async fn everything_is_there_after_a_reopen() {
 }
 
 const CHILD: &str = "TELEMETRY_TEST_CHILD";
+
+#[test]
+fn a_full_disk_costs_events_but_not_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    // A mount namespace of its own: the small file system goes away with the child, however that ends.
+    let output = Command::new("unshare")
+        .args(["-m", "--propagation", "private", "sh", "-c", r#"mount -t tmpfs -o size=1m none "$0" && exec "$@""#])
+        .arg(dir.path())
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "logs::tests::full_disk_child", "--nocapture"])
+        .env(CHILD, dir.path().join("logs.db"))
+        .output();
+    let Ok(output) = output else {
+        eprintln!("SKIPPED: unshare is not installed");
+        return;
+    };
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if !out.contains("running 1 test") {
+        eprintln!("SKIPPED: cannot mount a tmpfs: {err}");
+        return;
+    }
+    assert!(output.status.success() && out.contains("recovered"), "{out}\n{err}");
+}
+
+/// The part of the test above that runs on the small file system.
+#[test]
+fn full_disk_child() {
+    let Some(path) = env::var_os(CHILD).map(PathBuf::from) else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let store = LogStore::open(&path, LogOptions::default()).unwrap();
+        let filler = path.with_file_name("filler");
+        std::fs::write(&filler, vec![1; 300 * 1024]).unwrap();
+        const COUNT: i64 = 100;
+        for time in 0..COUNT {
+            store.append("g", "s", vec![event(time, &"x".repeat(20_000))]);
+            store.flush().await;
+        }
+        std::fs::remove_file(&filler).unwrap();
+        store.append("g", "s", vec![event(COUNT, "later")]);
+        store.flush().await;
+        drop(store);
+        let store = LogStore::open(&path, LogOptions::default()).unwrap();
+        let page = store.get_events("g", "s", head()).await.unwrap();
+        let (mut kept, mut dropped) = (0, 0);
+        for message in messages(&page) {
+            match serde_json::from_str::<serde_json::Value>(message) {
+                Ok(marker) => dropped += marker["record"]["droppedRecords"].as_i64().unwrap(),
+                Err(_) => kept += i64::from(message.len() == 20_000),
+            }
+        }
+        assert!(kept > 0 && dropped > 0, "{kept} kept, {dropped} dropped");
+        assert_eq!(kept + dropped, COUNT);
+        assert!(messages(&page).contains(&"later"));
+        println!("recovered");
+    });
+}
 
 #[test]
 fn kill_9_loses_nothing_that_was_flushed() {

@@ -301,7 +301,7 @@ impl Writer {
 fn marker(group: &str, stream: &str, loss: Loss, now_ms: i64) -> Append {
     let reason = "the log store could not keep up".to_owned();
     let event = PlatformEvent::LogsDropped { records: loss.records, bytes: loss.bytes, reason };
-    let event = LogEvent { timestamp_ms: now_ms, message: format!("{}\n", event.envelope(now_ms)) };
+    let event = LogEvent { timestamp_ms: now_ms, message: event.json_line(now_ms) };
     Append { group: group.to_owned(), stream: stream.to_owned(), events: vec![event], ingested_ms: now_ms }
 }
 
