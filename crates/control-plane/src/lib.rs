@@ -28,3 +28,6 @@ pub use plane::{ControlPlane, Limits, Resolved, Settings};
 pub use provisioned::{LiveConcurrency, Provision};
 pub use tables::OpenError;
 pub use update::{Accepted, Failure, FailureCode, Work, WorkKind};
+
+#[cfg(test)]
+mod tests;

@@ -76,6 +76,8 @@ pub(crate) struct Inner {
     hasher: BuildHasherDefault<DefaultHasher>,
     /// Held shared from storing a blob until something refers to it, and exclusively while unreferenced ones go.
     pub blob_gate: Arc<tokio::sync::RwLock<()>>,
+    /// Held shared by every collector that runs.
+    collecting: Arc<tokio::sync::RwLock<()>>,
     /// Held while the sum of all provisioned concurrency is judged and changed.
     pub provisioning: tokio::sync::Mutex<()>,
 }
@@ -111,6 +113,7 @@ impl ControlPlane {
             stripes: (0..STRIPES).map(|_| Arc::default()).collect(),
             hasher: BuildHasherDefault::default(),
             blob_gate: Arc::default(),
+            collecting: Arc::default(),
             provisioning: tokio::sync::Mutex::default(),
         };
         let plane = Self { inner: Arc::new(inner) };
@@ -166,6 +169,12 @@ impl ControlPlane {
     /// Every function, in the order of their names.
     pub fn functions(&self) -> Vec<Arc<Function>> {
         self.inner.read().values().map(|stored| Arc::clone(&stored.function)).collect()
+    }
+
+    /// Waits until no removal of unused code packages is under way: the last thing before a server ends, and what must
+    /// come before another control plane opens the same stores.
+    pub async fn settled(&self) {
+        drop(self.inner.collecting.write().await);
     }
 
     pub(crate) fn not_found(&self, target: &FunctionRef) -> ApiError {
@@ -250,8 +259,12 @@ impl ControlPlane {
             return;
         }
         let inner = Arc::clone(&self.inner);
+        let running = Arc::clone(&inner.collecting).read_owned().await;
         // In a task of its own, so that neither an answer waits for it nor a caller that leaves stops it.
-        tokio::spawn(async move { inner.collect_blobs(candidates).await });
+        tokio::spawn(async move {
+            inner.collect_blobs(candidates).await;
+            drop(running);
+        });
     }
 
     /// At start: whatever a crash left between storing a package and referring to it.
