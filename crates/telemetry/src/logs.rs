@@ -30,7 +30,7 @@ pub use query::{
     EventPage, Events, Filter, FilterPage, FilteredEvent, GroupInfo, GroupName, Groups, StoredEvent, StreamInfo,
     StreamOrder, Streams,
 };
-use queue::{Item, Queue};
+use queue::Queue;
 use writer::Writer;
 
 /// Something that was logged.
@@ -141,8 +141,8 @@ pub enum LogError {
     /// The filter pattern cannot be used.
     #[error("Invalid filter pattern")]
     Pattern(#[from] PatternError),
-    /// Events come faster than they can be written; nothing of the request was kept.
-    #[error("too many log events wait to be written: try again later")]
+    /// Too many changes wait for the file; nothing of the request was done.
+    #[error("too many requests wait for the log store: try again later")]
     Overloaded,
     /// The file could not be read or written.
     #[error("cannot read or write the log store")]
@@ -329,10 +329,10 @@ impl LogStore {
         change: impl FnOnce(&mut Writer) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, LogError> {
         let (reply, answer) = oneshot::channel();
-        self.shared.queue.push(Item::Change(Box::new(move |writer| {
+        self.shared.queue.push(Box::new(move |writer| {
             // A caller that stopped listening is no error.
             let _ = reply.send(change(writer));
-        })));
+        }))?;
         answer.await.map_err(|_| LogError::Closed)?
     }
 

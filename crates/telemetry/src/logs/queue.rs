@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::writer::Writer;
-use super::{LogEvent, LogOptions};
+use super::{LogError, LogEvent, LogOptions};
 
 /// What an event takes beside its message, as CloudWatch counts it.
 pub(super) const EVENT_OVERHEAD: usize = 26;
-/// The part of a change in the bound of the queue: nothing, requests wait for their answer.
 type Change = Box<dyn FnOnce(&mut Writer) + Send>;
+
+/// Changes that may wait; a client that sends more is to come back later.
+const MAX_CHANGES: usize = 256;
 
 /// One thing for the writer to do.
 pub(super) enum Item {
@@ -69,6 +71,7 @@ struct State {
     items: Vec<Item>,
     bytes: usize,
     events: usize,
+    changes: usize,
     dropped: Dropped,
     /// How many pushes there were.
     pushed: u64,
@@ -118,14 +121,20 @@ impl Queue {
         }
     }
 
-    /// Adds an item that somebody waits for.
-    pub(super) fn push(&self, item: Item) {
+    /// Adds a change that somebody waits for.
+    pub(super) fn push(&self, change: Change) -> Result<(), LogError> {
         let mut state = self.state();
-        if !state.closed {
-            state.put(item);
-            state.urgent = true;
-            self.wake.notify_one();
+        if state.closed {
+            return Err(LogError::Closed);
         }
+        if state.changes == MAX_CHANGES {
+            return Err(LogError::Overloaded);
+        }
+        state.changes += 1;
+        state.put(Item::Change(change));
+        state.urgent = true;
+        self.wake.notify_one();
+        Ok(())
     }
 
     pub(super) async fn flush(&self) {
@@ -190,6 +199,7 @@ impl Queue {
         state.since = None;
         state.bytes = 0;
         state.events = 0;
+        state.changes = 0;
         let batch = Batch {
             items: std::mem::take(&mut state.items),
             dropped: std::mem::take(&mut state.dropped),

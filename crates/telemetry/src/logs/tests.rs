@@ -351,6 +351,36 @@ async fn a_full_queue_drops_and_says_so() {
 }
 
 #[tokio::test]
+async fn too_many_changes_are_refused() {
+    let f = fixture();
+    // The writer is kept busy by a change that ends when the test says so.
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let (started, running) = oneshot::channel();
+    f.store
+        .shared
+        .queue
+        .push(Box::new(move |_| {
+            let _ = started.send(());
+            let _ = wait.recv();
+        }))
+        .unwrap();
+    running.await.unwrap();
+    let refused = loop {
+        if let Err(error) = f.store.shared.queue.push(Box::new(|_| ())) {
+            break error;
+        }
+    };
+    assert!(matches!(refused, LogError::Overloaded));
+    assert!(matches!(f.store.create_group("g").await, Err(LogError::Overloaded)));
+    // Logging goes on meanwhile.
+    f.store.append("g", "s", vec![event(NOON, "x")]);
+    release.send(()).unwrap();
+    f.store.flush().await;
+    f.store.create_group("h").await.unwrap();
+    assert_eq!(messages(&f.store.get_events("g", "s", head()).await.unwrap()), ["x"]);
+}
+
+#[tokio::test]
 async fn expired_events_go() {
     let f = fixture_with(|options| options.retention_days = Some(5));
     f.store.append("g", "s", vec![event(NOON - 5 * DAY - 1, "expired"), event(NOON - 5 * DAY, "é")]);
