@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::*;
+use crate::host::HostFacts;
 
 const MIB: u64 = 1 << 20;
 const LIMITS: Limits = Limits { memory_bytes: 64 * MIB, cpu_millis: 500, max_tasks: 20 };
@@ -238,6 +239,19 @@ fn a_living_server_keeps_its_groups_and_a_dead_one_does_not() {
     kept.remove();
     drop(alive);
     assert!(places.iter().all(|path| !path.exists()));
+}
+
+#[test]
+fn the_first_versions_slow_paths_are_avoided() {
+    let Some(cgroups) = cgroups() else { return };
+    let Tree::V1(tree) = &cgroups.tree else {
+        eprintln!("SKIPPED: only version 1 needs that");
+        return;
+    };
+    let state = |path: &Path| std::fs::read_to_string(path.join(v1::ANCHOR).join("freezer.state")).ok();
+    let states: Vec<String> = tree.hierarchies.iter().filter_map(|(claim, _)| state(&claim.path)).collect();
+    assert_eq!(states, ["FROZEN\n"]);
+    assert!(tree.joins.is_some() || HostFacts::probe(Path::new("/")).kernel_version < (6, 0));
 }
 
 #[test]
