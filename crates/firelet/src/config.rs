@@ -1,0 +1,215 @@
+//! The server's settings: defaults, file, flags, in this order.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{Isolation, LogFormat, Network, ServeOptions};
+
+/// Everything that `firelet serve` can be told. Unknown keys in a file are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Address and port to serve on; port 0 takes any free one. Default: 127.0.0.1:9000.
+    pub listen: SocketAddr,
+    /// Where functions, code and logs are kept. Default: /var/lib/firelet as root, else ~/.local/share/firelet.
+    pub data_dir: PathBuf,
+    /// Where execution environments run. Default: auto.
+    pub isolation: Isolation,
+    /// What network functions have. Default: nat as root, else host.
+    pub network: Network,
+    /// How the server's own log is written. Default: text.
+    pub log_format: LogFormat,
+    /// Twelve digits: the account in every ARN. Default: 000000000000.
+    pub account_id: String,
+    /// The region in every ARN. Default: us-east-1.
+    pub region: String,
+    /// Refuse a runtime whose exact version is not installed. Default: false.
+    pub strict_runtimes: bool,
+    /// Further directories with language runtimes. Default: none.
+    pub runtime_dirs: Vec<PathBuf>,
+    /// How long an idle environment is kept, in seconds. Default: 600.
+    pub idle_timeout_secs: u64,
+    /// How long after an invocation an environment is frozen, in milliseconds. Default: 10.
+    pub freeze_delay_ms: u64,
+    /// Invocations in flight over all functions. Default: 1,000.
+    pub account_concurrency: u32,
+    /// Environments that this host may hold. Default: 1,000.
+    pub max_environments: u32,
+    /// Disk space for unpacked code that is not in use, in MiB. Default: 10,240.
+    pub code_cache_mib: u64,
+    /// Days that log events are kept where a group says nothing else; 0 keeps them for ever. Default: 0.
+    pub log_retention_days: u32,
+    /// Address translation for functions.
+    pub nat: Nat,
+}
+
+/// Settings of `network = "nat"`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nat {
+    /// Private subnet, such as 10.200.0.0/16. Default: the first that clashes with nothing on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<String>,
+    /// TCP ports of this host that functions may reach at the gateway's address. Default: none.
+    pub host_ports: Vec<u16>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let root = rustix::process::geteuid().is_root();
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
+            data_dir: default_data_dir(),
+            isolation: Isolation::Auto,
+            network: if root { Network::Nat } else { Network::Host },
+            log_format: LogFormat::Text,
+            account_id: "000000000000".to_owned(),
+            region: "us-east-1".to_owned(),
+            strict_runtimes: false,
+            runtime_dirs: vec![],
+            idle_timeout_secs: 600,
+            freeze_delay_ms: 10,
+            account_concurrency: 1_000,
+            max_environments: 1_000,
+            code_cache_mib: 10 * 1024,
+            log_retention_days: 0,
+            nat: Nat::default(),
+        }
+    }
+}
+
+/// `/var/lib/firelet` as root, else the user's own data directory.
+pub fn default_data_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/firelet");
+    }
+    let home = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    home("XDG_DATA_HOME")
+        .or_else(|| home("HOME").map(|home| home.join(".local/share")))
+        .unwrap_or_else(|| PathBuf::from("."))
+        .join("firelet")
+}
+
+impl Config {
+    /// The settings in force for a command line.
+    pub fn load(options: &ServeOptions) -> anyhow::Result<Self> {
+        let mut config = match &options.config {
+            Some(path) => Self::read(path)?,
+            None => Self::default(),
+        };
+        config.apply(options);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
+    }
+
+    fn apply(&mut self, options: &ServeOptions) {
+        fn set<T: Clone>(setting: &mut T, flag: Option<&T>) {
+            if let Some(value) = flag {
+                setting.clone_from(value);
+            }
+        }
+        set(&mut self.listen, options.listen.as_ref());
+        set(&mut self.data_dir, options.data_dir.as_ref());
+        set(&mut self.isolation, options.isolation.as_ref());
+        set(&mut self.network, options.network.as_ref());
+        set(&mut self.log_format, options.log_format.as_ref());
+        set(&mut self.account_id, options.account_id.as_ref());
+        set(&mut self.region, options.region.as_ref());
+        set(&mut self.idle_timeout_secs, options.idle_timeout_secs.as_ref());
+        self.strict_runtimes |= options.strict_runtimes;
+        self.runtime_dirs.extend(options.runtime_dir.iter().cloned());
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        if self.account_id.len() != 12 || !self.account_id.bytes().all(|byte| byte.is_ascii_digit()) {
+            bail!("the account id must have twelve digits, not {:?}", self.account_id);
+        }
+        let region_like =
+            |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        if self.region.split('-').count() < 3 || !self.region.split('-').all(region_like) {
+            bail!("the region must look like us-east-1, not {:?}", self.region);
+        }
+        if self.idle_timeout_secs == 0 {
+            bail!("the idle timeout must be at least one second");
+        }
+        if !self.listen.ip().is_loopback() {
+            tracing::debug!(listen = %self.listen, "serving beyond loopback");
+        }
+        Ok(())
+    }
+
+    /// How long an idle environment is kept.
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_secs)
+    }
+
+    /// Where to look for runtimes.
+    pub fn runtimes(&self) -> runtimes::Options {
+        runtimes::Options {
+            dirs: self.runtime_dirs.clone(),
+            data_dir: self.data_dir.clone(),
+            strict: self.strict_runtimes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn options(arguments: &[&str]) -> ServeOptions {
+        let line = ["firelet", "serve"].iter().chain(arguments);
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Serve(options) => *options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_override_the_file_and_the_file_overrides_the_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("firelet.toml");
+        std::fs::write(&file, "region = \"eu-west-1\"\naccount_id = \"123456789012\"\n[nat]\nhost_ports = [5432]\n")
+            .unwrap();
+        let config = Config::load(&options(&["--config", file.to_str().unwrap(), "--region", "eu-central-1"])).unwrap();
+        assert_eq!(config.region, "eu-central-1");
+        assert_eq!(config.account_id, "123456789012");
+        assert_eq!(config.nat.host_ports, [5432]);
+        assert_eq!(config.idle_timeout_secs, 600);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("firelet.toml");
+        std::fs::write(&file, "regoin = \"eu-west-1\"\n").unwrap();
+        let error = Config::load(&options(&["--config", file.to_str().unwrap()])).unwrap_err();
+        assert!(format!("{error:#}").contains("regoin"), "{error:#}");
+    }
+
+    #[test]
+    fn what_is_dumped_can_be_read_back() {
+        let config = Config::default();
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for arguments in [["--account-id", "12"], ["--account-id", "12345678901x"], ["--region", "mars"]] {
+            assert!(Config::load(&options(&arguments)).is_err(), "{arguments:?}");
+        }
+    }
+}

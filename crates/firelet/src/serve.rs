@@ -1,0 +1,231 @@
+//! `firelet serve`: builds everything, serves until told to stop, takes everything down.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use control_plane::{ControlPlane, Limits, Settings};
+use frontend::{Deps, Frontend};
+use runtimes::Catalog;
+use sandbox::namespace::Namespace;
+use sandbox::net::{NetOptions, NetworkMode};
+use store::{Blobs, FileBlobs, SqliteMetadata};
+use telemetry::{LogOptions, LogStore};
+use tokio::signal::unix::{SignalKind, signal};
+use worker::Worker;
+use worker_manager::WorkerManager;
+
+use crate::cli::{Isolation, LogFormat, Network, ServeOptions};
+use crate::config::Config;
+
+/// How long requests in flight may go on after the signal to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// The command.
+pub async fn command(options: Box<ServeOptions>) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&options)?;
+    if options.dump_config {
+        print!("{}", toml::to_string(&config).context("the settings cannot be written as TOML")?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    log_to_stderr(config.log_format);
+    let stop = stop_signal()?;
+    let server = Server::build(&config).await?;
+    server.announce(&config);
+    server.run(stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A server that is ready to run.
+pub struct Server {
+    frontend: Frontend,
+    workers: WorkerManager,
+    logs: LogStore,
+    isolation: String,
+    losses: Vec<sandbox::host::Loss>,
+    runtimes: Vec<String>,
+    url: String,
+}
+
+impl Server {
+    /// Opens the data directory and builds every room.
+    pub async fn build(config: &Config) -> anyhow::Result<Self> {
+        raise_file_limit();
+        let data = &config.data_dir;
+        std::fs::create_dir_all(data)
+            .with_context(|| format!("could not make the data directory {}", data.display()))?;
+        let isolation = choose_isolation(config.isolation)?;
+        // First, since it refuses a second server on this directory.
+        let metadata = Arc::new(SqliteMetadata::open(data.join("metadata.db"))?);
+        let blobs = Arc::new(FileBlobs::open(data.join("blobs"))?);
+        let retention_days = (config.log_retention_days > 0).then_some(config.log_retention_days);
+        let logs = LogStore::open(data.join("logs.db"), LogOptions { retention_days, ..LogOptions::default() })?;
+        let code = image::CodeCache::open(data.join("code"), config.code_cache_mib << 20)?;
+        let backend = Namespace::start(namespace_options(config)?)?;
+        let losses = backend.losses().to_vec();
+        let catalog_options = config.runtimes();
+        let catalog = Catalog::discover(&catalog_options);
+        let runtimes = catalog.list().iter().filter(|r| r.unavailable.is_none()).map(|r| r.serves.clone()).collect();
+        let parts = worker::Parts { backend: Arc::new(backend), catalog, catalog_options, code, logs: logs.clone() };
+        let options = worker::Options {
+            freeze_delay: Duration::from_millis(config.freeze_delay_ms),
+            ..worker::Options::default()
+        };
+        let workers = WorkerManager::new(
+            Worker::new(parts, options),
+            worker_manager::Options {
+                idle_timeout: config.idle_timeout(),
+                account_concurrency: config.account_concurrency,
+                max_environments: config.max_environments,
+                ..worker_manager::Options::default()
+            },
+        );
+        let settings = Settings {
+            account_id: config.account_id.clone(),
+            region: config.region.clone(),
+            limits: Limits { concurrent_executions: config.account_concurrency, ..Limits::default() },
+        };
+        let control_plane = ControlPlane::open(metadata, Arc::clone(&blobs) as Arc<dyn Blobs>, settings).await?;
+        let deps = Deps {
+            control_plane,
+            workers: workers.clone(),
+            logs: logs.clone(),
+            package_path: Arc::new(move |version| blobs.path(&version.code.digest)),
+        };
+        let listen = config.listen;
+        let options = frontend::Options { listen, drain: DRAIN };
+        let frontend = match Frontend::bind(options, deps).await {
+            Ok(frontend) => frontend,
+            Err(error) => {
+                workers.shutdown(Duration::ZERO).await;
+                let hint = "is another server there? choose another address with --listen";
+                return Err(error).with_context(|| format!("could not listen on {listen}: {hint}"));
+            }
+        };
+        let url = format!("http://{}", frontend.local_addr().context("the listening socket has no address")?);
+        Ok(Self { frontend, workers, logs, isolation, losses, runtimes, url })
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Says what was chosen and how to point tools at it.
+    fn announce(&self, config: &Config) {
+        eprintln!("firelet {}", env!("CARGO_PKG_VERSION"));
+        eprintln!("  isolation  {}", self.isolation);
+        eprintln!("  network    {}", network_name(config.network));
+        eprintln!("  data       {}", config.data_dir.display());
+        eprintln!("  account    {}, region {}", config.account_id, config.region);
+        let runtimes =
+            if self.runtimes.is_empty() { "none but provided.*".to_owned() } else { self.runtimes.join(", ") };
+        eprintln!("  runtimes   {runtimes} (`firelet runtimes` has more)");
+        for loss in &self.losses {
+            eprintln!("  lost       {}; {}", loss.what, loss.remedy);
+        }
+        if !config.listen.ip().is_loopback() {
+            eprintln!(
+                "  WARNING    {} can be reached from other machines, and no request is authenticated",
+                config.listen
+            );
+        }
+        println!("listening on {}", self.url);
+        eprintln!("\nPoint tools at it:");
+        eprintln!("  export AWS_ENDPOINT_URL={} AWS_DEFAULT_REGION={}", self.url, config.region);
+        eprintln!("  export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any");
+    }
+
+    /// Serves until `stop` resolves, then ends every environment.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        self.frontend.run(stop).await;
+        self.workers.shutdown(DRAIN).await;
+        self.logs.flush().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// The isolation in force, and why.
+fn choose_isolation(asked: Isolation) -> anyhow::Result<String> {
+    match asked {
+        Isolation::Namespace => Ok("namespace".to_owned()),
+        Isolation::Auto => Ok("namespace (auto: microVMs are not built yet)".to_owned()),
+        Isolation::Microvm => bail!("microVM isolation is not built yet; use --isolation namespace"),
+    }
+}
+
+fn namespace_options(config: &Config) -> anyhow::Result<sandbox::namespace::Options> {
+    let mut options = sandbox::namespace::Options::new(config.data_dir.join("tmp"));
+    options.network = match config.network {
+        Network::Nat => NetworkMode::Nat,
+        Network::Host => NetworkMode::Host,
+        Network::Off => NetworkMode::Off,
+    };
+    let subnet = config.nat.subnet.as_deref().map(str::parse).transpose();
+    options.net = NetOptions {
+        subnet: subnet.context("nat.subnet is not a subnet")?,
+        host_ports: config.nat.host_ports.clone(),
+        ..NetOptions::default()
+    };
+    Ok(options)
+}
+
+fn network_name(network: Network) -> &'static str {
+    match network {
+        Network::Nat => "nat (outbound only)",
+        Network::Host => "host (functions reach everything that listens on this host)",
+        Network::Off => "off",
+    }
+}
+
+/// Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let context = "could not listen for signals";
+    let mut terminate = signal(SignalKind::terminate()).context(context)?;
+    let mut interrupt = signal(SignalKind::interrupt()).context(context)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping; once more to stop at once");
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            std::process::exit(130);
+        });
+    })
+}
+
+/// Each environment needs some descriptors here: sockets, pipes, control files.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "could not raise the limit of open files");
+    }
+}
+
+/// The server's own log goes to standard error; `FIRELET_LOG` chooses what (`debug`, `worker=trace`).
+pub fn log_to_stderr(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FIRELET_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// Where a server of one's own keeps what is not to last.
+pub fn scratch_dir() -> anyhow::Result<(tempfile::TempDir, PathBuf)> {
+    let dir = tempfile::Builder::new().prefix("firelet-").tempdir().context("could not make a directory")?;
+    let path = dir.path().to_owned();
+    Ok((dir, path))
+}
