@@ -127,9 +127,26 @@ fn a_full_disk_refuses_commits_and_recovers() {
 fn full_disk_child() {
     let Some(path) = env::var_os(CHILD).map(PathBuf::from) else { return };
     run(async {
-        let store = SqliteMetadata::open(&path).unwrap();
         let filler = path.with_file_name("filler");
         fs::write(&filler, vec![1; 300 * 1024]).unwrap();
+        let store = Arc::new(SqliteMetadata::open(&path).unwrap());
+        // One batch that can never fit does not take its neighbours in the group with it.
+        let batches = (0..20).map(|i| {
+            let size = if i == 10 { 3_000_000 } else { 10 };
+            let write = Write::put("group", format!("{i:02}"), &"x".repeat(size), Expect::Absent).unwrap();
+            let store = store.clone();
+            tokio::spawn(async move { store.commit(vec![write]).await })
+        });
+        for (i, batch) in batches.collect::<Vec<_>>().into_iter().enumerate() {
+            match batch.await.unwrap() {
+                Ok(_) => assert_ne!(i, 10),
+                Err(error) => {
+                    assert!(i == 10 && matches!(error, CommitError::Store(StoreError::Full { .. })), "{error:?}")
+                }
+            }
+        }
+        assert_eq!(store.load("group").await.unwrap().len(), 19);
+
         let value = "x".repeat(5000);
         let mut acknowledged = Vec::new();
         let error = loop {
