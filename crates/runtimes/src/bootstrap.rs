@@ -55,18 +55,25 @@ const NODEJS: &[File] = runtime_files![
 
 const RUBY: &[File] = runtime_files!["bootstrap.rb" from "ruby/bootstrap.rb"];
 
-fn files(language: Language) -> &'static [File] {
-    match language {
-        Language::Python => PYTHON,
-        Language::Nodejs => NODEJS,
-        Language::Ruby => RUBY,
-        Language::Java | Language::Provided => &[],
-    }
+const JAVA: &[File] = runtime_files!["bootstrap" from "java/bootstrap"];
+
+// The compiled classes, and why there are none.
+include!(concat!(env!("OUT_DIR"), "/java_classes.rs"));
+
+fn files(language: Language) -> impl Iterator<Item = &'static File> {
+    let (files, classes): (&[File], &[File]) = match language {
+        Language::Python => (PYTHON, &[]),
+        Language::Nodejs => (NODEJS, &[]),
+        Language::Ruby => (RUBY, &[]),
+        Language::Java => (JAVA, JAVA_CLASSES),
+        Language::Provided => (&[], &[]),
+    };
+    files.iter().chain(classes)
 }
 
 /// Why functions of this language cannot run although an interpreter is there; `None` if they can.
 pub(crate) fn missing(language: Language) -> Option<String> {
-    files(language).is_empty().then(|| format!("this build of firelet carries no bootstrap for {language}"))
+    JAVA_MISSING.filter(|_| language == Language::Java).map(str::to_owned)
 }
 
 /// The directory of an interpreter's bootstrap under `data_dir`, written if it is not there yet.

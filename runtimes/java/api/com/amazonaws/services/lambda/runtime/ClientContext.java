@@ -1,0 +1,12 @@
+// The part of the interface that functions use, for those that are built without the library in them.
+package com.amazonaws.services.lambda.runtime;
+
+import java.util.Map;
+
+public interface ClientContext {
+    Client getClient();
+
+    Map<String, String> getCustom();
+
+    Map<String, String> getEnvironment();
+}

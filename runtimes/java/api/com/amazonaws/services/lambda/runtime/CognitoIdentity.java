@@ -1,0 +1,8 @@
+// The part of the interface that functions use, for those that are built without the library in them.
+package com.amazonaws.services.lambda.runtime;
+
+public interface CognitoIdentity {
+    String getIdentityId();
+
+    String getIdentityPoolId();
+}

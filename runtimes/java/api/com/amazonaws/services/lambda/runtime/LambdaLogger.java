@@ -1,0 +1,18 @@
+// The part of the interface that functions use, for those that are built without the library in them.
+package com.amazonaws.services.lambda.runtime;
+
+import com.amazonaws.services.lambda.runtime.logging.LogLevel;
+
+public interface LambdaLogger {
+    void log(String message);
+
+    void log(byte[] message);
+
+    default void log(String message, LogLevel logLevel) {
+        log(message);
+    }
+
+    default void log(byte[] message, LogLevel logLevel) {
+        log(message);
+    }
+}
