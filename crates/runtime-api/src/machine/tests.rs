@@ -206,8 +206,10 @@ fn one_invocation_at_a_time() {
 fn a_next_while_running_gets_the_same_invocation_again() {
     let mut machine = after([next(1), Input::Invoke(invocation("a"))]);
     assert_eq!(machine.step(next(2)), Ok(vec![deliver(2, "a")]));
-    // Two have it now, so the loss of one of them is no reason to give it to a third.
+    // Two have it now, so the loss of one of them is no reason to give it to a third that waits.
+    let mut machine = after([next(1), next(2), Input::Invoke(invocation("a")), next(3)]);
     assert_eq!(machine.step(lost(1)), Ok(vec![]));
+    assert_eq!(machine.step(response(4, "a")), Ok(vec![]));
 }
 
 #[test]
@@ -381,6 +383,17 @@ fn an_event_that_was_not_taken_is_given_again() {
     let again = deliver_event(14, ExtensionEvent::Invoke(invocation("a")));
     assert_eq!(machine.step(event_next(14, 1)), Ok(vec![again]));
     assert_eq!(machine.step(event_next(15, 1)), Ok(vec![Action::Emit(Event::Idle)]));
+}
+
+#[test]
+fn at_shutdown_an_event_that_was_not_taken_is_not_given_any_more() {
+    let mut machine = Machine::new(false);
+    drive(&mut machine, [expect(&["outside"]), register("outside", 1, &["INVOKE", "SHUTDOWN"])]);
+    drive(&mut machine, [next(10), event_next(11, 1), Input::Invoke(invocation("a")), lost(11)]);
+    drive(&mut machine, [Input::Shutdown { reason: ShutdownReason::Failure, deadline_ms: 5 }]);
+    let event = ExtensionEvent::Shutdown { reason: ShutdownReason::Failure, deadline_ms: 5 };
+    assert_eq!(machine.step(event_next(12, 1)), Ok(vec![deliver_event(12, event)]));
+    assert_eq!(machine.step(event_next(13, 1)), Ok(vec![]));
 }
 
 #[test]

@@ -34,6 +34,16 @@ impl Host {
         Client { stream, buffer: Vec::new() }
     }
 
+    /// Waits until the machine's state, as it is shown for debugging, contains `text`.
+    async fn until(&self, text: &str) {
+        let shown = async {
+            while !format!("{:?}", self.api).contains(text) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, shown).await.unwrap_or_else(|_| panic!("no {text} in {:?}", self.api));
+    }
+
     async fn event(&mut self) -> Event {
         timeout(DEADLINE, self.events.recv()).await.expect("no event in time").expect("events ended")
     }
@@ -399,6 +409,13 @@ async fn a_streamed_answer_is_gathered_and_may_end_in_failure() {
         assert_eq!(runtime.read().await.status, 202, "{name}");
         assert_eq!(outcome(receiver).await, expected, "{name}");
     }
+    // Trailers of an answer that is not a stream mean nothing.
+    let (mut runtime, receiver) = running(&host, "a").await;
+    let body = format!("{}0\r\n{TYPE}{BODY}\r\n", chunk("one"));
+    let head = format!("POST {} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{TRAILER}\r\n", response("a"));
+    runtime.write(head + &body).await;
+    assert_eq!(runtime.read().await.status, 202);
+    assert!(matches!(outcome(receiver).await, Outcome::Response { streaming: false, .. }));
 }
 
 #[tokio::test]
@@ -418,20 +435,29 @@ async fn an_invocation_survives_the_connection_that_waited_for_it() {
 }
 
 #[tokio::test]
+async fn a_connection_that_ends_while_it_waits_gives_up_its_place() {
+    let mut host = Host::start(Options::default()).await;
+    let mut clients = [host.client().await, host.client().await];
+    clients[0].ask(NEXT).await;
+    assert_eq!(host.event().await, Event::InitDone);
+    clients[1].ask(NEXT).await;
+    host.until("waiting: [CallId(0), CallId(1)]").await;
+    let [first, mut second] = clients;
+    drop(first);
+    host.until("waiting: [CallId(1)]").await;
+    let receiver = host.api.invoke(invocation("a")).unwrap();
+    assert_eq!(second.read().await.header("Lambda-Runtime-Aws-Request-Id"), Some("a"));
+    drop(receiver);
+}
+
+#[tokio::test]
 async fn parallel_next_calls_wait_for_one_invocation_each() {
     let mut host = Host::start(Options::default()).await;
     let mut clients = [host.client().await, host.client().await];
     clients[0].ask(NEXT).await;
     assert_eq!(host.event().await, Event::InitDone);
     clients[1].ask(NEXT).await;
-    let both = "waiting: [CallId(0), CallId(1)]";
-    timeout(DEADLINE, async {
-        while !format!("{:?}", host.api).contains(both) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("the second call never waited");
+    host.until("waiting: [CallId(0), CallId(1)]").await;
     let receiver = host.api.invoke(invocation("a")).unwrap();
     assert_eq!(clients[0].read().await.header("Lambda-Runtime-Aws-Request-Id"), Some("a"));
     assert_eq!(clients[0].post(&response("a"), "", "1").await.status, 202);
@@ -519,6 +545,11 @@ async fn a_hostile_client_harms_nobody_else() {
     assert_eq!(last.get("/ping").await.status, 200);
     let mut late = host.client().await;
     late.ask("/ping").await;
+    for _ in 0..5 {
+        assert_eq!(last.get("/ping").await.status, 200);
+    }
+    let early = late.stream.try_read(&mut [0; 1]).map_err(|error| error.kind());
+    assert_eq!(early, Err(std::io::ErrorKind::WouldBlock), "more connections are served than allowed");
     slow.pop();
     assert_eq!(late.read().await.status, 200);
 }
