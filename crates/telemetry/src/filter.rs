@@ -1,7 +1,7 @@
 //! The filter patterns of the CloudWatch Logs API.
 //!
 //! Two kinds are understood: terms (`ERROR "bad request" -DEBUG ?WARN %4\d\d%`), matched as case-sensitive parts of the
-//! message, and JSON selectors (`{ $.level = "ERROR" && $.ms > 100 }`, see [`json`]). As in CloudWatch, `?` terms mean
+//! message, and JSON selectors (`{ $.level = "ERROR" && $.ms > 100 }`). As in CloudWatch, `?` terms mean
 //! "any of these" and are ignored beside other terms. The space-delimited kind (`[ip, user, ...]`) is refused.
 
 mod json;
