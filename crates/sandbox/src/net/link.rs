@@ -133,8 +133,8 @@ impl Home {
             .build();
         self.netlink.link().add(pair).execute().await.map_err(failed("make interface"))?;
 
-        let index_of = |socket: &dyn AsFd, name: &str| {
-            rustix::net::netdevice::name_to_index(socket.as_fd(), name)
+        let index_of = |socket: &UdpSocket, name: &str| {
+            rustix::net::netdevice::name_to_index(socket, name)
                 .map_err(|error| step(format!("find interface {name}"))(error.into()))
         };
         // The peer address makes the host's route to the sandbox.

@@ -1,7 +1,9 @@
 //! Packet filter rules that let sandboxes out and nothing in, written once per server through the `nft` program.
 //!
-//! Everything a sandbox sends enters the host through an interface named [`INTERFACE_PREFIX`]; the rules match on
-//! that and not on addresses, because a process may choose its source address.
+//! Everything a sandbox sends enters the host through an interface whose name begins with [`INTERFACE_PREFIX`]. Packets
+//! are dropped first of all whose source is not behind the interface that they came through. Tenants lack the right to
+//! choose a source address; should one get it, that does not help. From there on the address tells which server's
+//! rules are meant.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -32,7 +34,7 @@ impl Rules {
     }
 
     /// The text for `nft -f`: replaces the table as one transaction.
-    fn text(&self) -> String {
+    fn text(&self, source_check: &str) -> String {
         let (table, subnet, gateway) = (self.table(), self.subnet, self.subnet.gateway());
         let ours = format!("\"{INTERFACE_PREFIX}*\"");
         let list = |items: Vec<String>| items.join(", ");
@@ -51,10 +53,15 @@ impl Rules {
 delete table inet {table}
 table inet {table} {{
   comment \"made by firelet serve, removed when it ends\"
+  chain prerouting {{
+    type filter hook prerouting priority -300; policy accept;
+    iifname {ours} meta nfproto != ipv4 drop
+    iifname {ours} {source_check} drop
+  }}
   chain input {{
     type filter hook input priority -10; policy accept;
     {host_ports}
-    iifname {ours} drop
+    iifname {ours} ip saddr {subnet} drop
   }}
   chain output {{
     type filter hook output priority -10; policy accept;
@@ -67,8 +74,6 @@ table inet {table} {{
   }}
   chain from_sandbox {{
     oifname {ours} drop
-    meta nfproto != ipv4 drop
-    ip saddr != {subnet} drop
     {name_servers}
     ip daddr 169.254.0.0/16 drop
     accept
@@ -88,7 +93,16 @@ table inet {table} {{
 
     /// Puts the rules in force.
     pub fn apply(&self) -> Result<(), NetError> {
-        nft(&self.text())?;
+        // "There is no route back to the source through the interface it came in by."
+        match nft(&self.text("fib saddr . iif oif eq 0")) {
+            // A kernel without CONFIG_NFT_FIB_INET. Then the subnet has to do, and a second server on this host, whose
+            // packets come through interfaces of the same name, would lose its network.
+            Err(NetError::Step { source, .. }) => {
+                tracing::warn!(error = %source, "the kernel cannot check source addresses by route");
+                nft(&self.text(&format!("ip saddr != {}", self.subnet)))?;
+            }
+            other => other?,
+        }
         self.close_forward_chain();
         if forwarding_is_dropped() {
             for rule in self.forward_rules() {

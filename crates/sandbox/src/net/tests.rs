@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
@@ -19,6 +20,8 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// How long a connection that gets no answer is waited for.
 const SILENCE: Duration = Duration::from_millis(300);
+/// How long an answer that must come is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a test on a host of its own; nothing if that cannot be had.
 fn on_own_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -66,15 +69,19 @@ fn within<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> T 
     })
 }
 
-async fn add_veth(name: &str, peer_name: &str, peer: &OwnedFd) {
-    let peer = LinkMessageBuilder::<LinkUnspec>::new().name(peer_name).setns_by_fd(peer.as_raw_fd()).build();
-    let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth).name(name).up();
+async fn add_veth(name: &str, peer_name: &str, namespace: &OwnedFd) {
+    let peer = LinkMessageBuilder::<LinkUnspec>::new().name(peer_name).setns_by_fd(namespace.as_raw_fd()).build();
+    // Ends with the same number would not be taken for a pair, and carry nothing for up to a second
+    // (`linkwatch_urgent_event` in the kernel). On a real host there are more interfaces than in a new namespace.
+    static NUMBER: AtomicU32 = AtomicU32::new(1000);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth).name(name).index(number).up();
     let pair = pair.set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
     netlink().link().add(pair).execute().await.expect("veth");
 }
 
 async fn add_address(netlink: &Handle, interface: &str, address: Ipv4Addr, prefix: u8) -> u32 {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("socket");
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("socket");
     let index = rustix::net::netdevice::name_to_index(&socket, interface).expect("index");
     netlink.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.expect("up");
     netlink.address().add(index, address.into(), prefix).execute().await.expect("address");
@@ -93,8 +100,16 @@ fn serve(listener: TcpListener) -> SocketAddr {
     address
 }
 
-/// An uplink from the test's host to a namespace with servers at [`SERVER`] and [`METADATA`]; returns their port.
-async fn connect_internet() -> u16 {
+/// Servers at [`SERVER`] and [`METADATA`], seen from the test's host.
+#[derive(Debug)]
+struct Internet {
+    port: u16,
+    /// The datagrams that came to the same port.
+    datagrams: UdpSocket,
+}
+
+/// An uplink from the test's host to a namespace with servers.
+async fn connect_internet() -> Internet {
     let (give, take) = std::sync::mpsc::channel();
     let (go, ready) = std::sync::mpsc::channel::<()>();
     let (port, done) = oneshot::channel();
@@ -107,7 +122,9 @@ async fn connect_internet() -> u16 {
             let netlink = netlink();
             add_address(&netlink, "wan0", SERVER, 24).await;
             add_address(&netlink, "wan0", METADATA, 32).await;
-            port.send(serve(TcpListener::bind("0.0.0.0:0").expect("bind")).port()).expect("port");
+            let number = serve(TcpListener::bind("0.0.0.0:0").expect("bind")).port();
+            let datagrams = UdpSocket::bind(("0.0.0.0", number)).expect("bind");
+            port.send(Internet { port: number, datagrams }).expect("port");
             // The namespace lives as long as the server in it.
             std::future::pending::<()>().await;
         });
@@ -134,21 +151,27 @@ fn start_nat(options: NetOptions) -> Option<Networks> {
 }
 
 /// What a server at `address` says to a client inside `slot`, or how the connection failed.
-fn ask(slot: &NetworkSlot, address: impl Into<SocketAddr>) -> io::Result<String> {
+fn ask(slot: &NetworkSlot, address: impl Into<SocketAddr>, patience: Duration) -> io::Result<String> {
     let address = address.into();
     within(slot.netns.as_ref().expect("netns").as_fd(), move || {
         let mut text = String::new();
-        TcpStream::connect_timeout(&address, SILENCE)?.read_to_string(&mut text)?;
+        TcpStream::connect_timeout(&address, patience)?.read_to_string(&mut text)?;
         Ok(text)
     })
 }
 
-fn times_out(result: io::Result<String>) -> bool {
-    result.is_err_and(|error| matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock))
+/// As [`ask`], for what must be answered: a packet that is lost on a busy machine is sent again a second later.
+fn reach(slot: &NetworkSlot, address: impl Into<SocketAddr>) -> String {
+    ask(slot, address, PATIENCE).expect("an answer")
+}
+
+/// Whether nothing comes back, not even a refusal.
+fn is_silent(slot: &NetworkSlot, address: impl Into<SocketAddr>) -> bool {
+    ask(slot, address, SILENCE).is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
 async fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "waited too long: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -171,17 +194,17 @@ fn small_pool() -> NetOptions {
 #[test]
 fn off_means_loopback_only() {
     on_own_host(|| async {
-        let port = connect_internet().await;
+        let port = connect_internet().await.port;
         let networks = Networks::start(NetworkMode::Off, small_pool()).expect("start");
         let second = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 2773);
         let mut slot = networks.acquire(&[RUNTIME_API, second]).await.expect("acquire");
         let addresses: Vec<SocketAddr> = slot.listeners.iter().map(|l| l.local_addr().expect("address")).collect();
         assert_eq!(addresses, [RUNTIME_API.into(), second.into()]);
         serve(slot.listeners.remove(0));
-        assert_eq!(ask(&slot, RUNTIME_API).expect("reached"), "127.0.0.1");
+        assert_eq!(reach(&slot, RUNTIME_API), "127.0.0.1");
         // The same address on the host is another one.
         assert!(TcpStream::connect(RUNTIME_API).is_err());
-        let error = ask(&slot, SocketAddrV4::new(SERVER, port)).expect_err("no way out");
+        let error = ask(&slot, SocketAddrV4::new(SERVER, port), SILENCE).expect_err("no way out");
         assert_eq!(error.kind(), io::ErrorKind::NetworkUnreachable);
         let names = within(slot.netns.as_ref().expect("netns").as_fd(), interfaces);
         assert!(!names.iter().any(|name| name == "eth0"), "{names:?}");
@@ -192,7 +215,7 @@ fn off_means_loopback_only() {
 #[test]
 fn nat_lets_out_and_nothing_in() {
     on_own_host(|| async {
-        let port = connect_internet().await;
+        let port = connect_internet().await.port;
         let open = serve(TcpListener::bind("0.0.0.0:0").expect("bind")).port();
         let closed = serve(TcpListener::bind("0.0.0.0:0").expect("bind")).port();
         let Some(networks) = start_nat(NetOptions { host_ports: vec![open], ..small_pool() }) else {
@@ -205,8 +228,8 @@ fn nat_lets_out_and_nothing_in() {
         let service = serve(other.listeners.remove(0)).port();
         let neighbour = SocketAddrV4::new(other.address.expect("address"), service);
 
-        assert_eq!(ask(&slot, SocketAddrV4::new(SERVER, port)).expect("reached"), OUTSIDE.to_string());
-        assert!(ask(&slot, SocketAddrV4::new(gateway, open)).is_ok());
+        assert_eq!(reach(&slot, SocketAddrV4::new(SERVER, port)), OUTSIDE.to_string());
+        reach(&slot, SocketAddrV4::new(gateway, open));
 
         let forbidden = [
             ("the host behind the gateway", SocketAddrV4::new(gateway, closed)),
@@ -216,7 +239,7 @@ fn nat_lets_out_and_nothing_in() {
             ("the cloud's metadata", SocketAddrV4::new(METADATA, port)),
         ];
         for (what, address) in forbidden {
-            assert!(times_out(ask(&slot, address)), "{what} answered");
+            assert!(is_silent(&slot, address), "{what} answered");
         }
         assert!(TcpStream::connect_timeout(&neighbour.into(), SILENCE).is_err(), "the host reached a sandbox");
 
@@ -224,9 +247,86 @@ fn nat_lets_out_and_nothing_in() {
         rules::Rules { subnet: networks.subnet().expect("subnet"), host_ports: vec![], link_local_servers: vec![] }
             .withdraw();
         for (what, address) in forbidden.into_iter().filter(|(what, _)| !what.contains("metadata")) {
-            assert!(ask(&slot, address).is_ok(), "{what} cannot be reached at all");
+            assert!(ask(&slot, address, PATIENCE).is_ok(), "{what} cannot be reached at all");
         }
-        assert!(TcpStream::connect_timeout(&neighbour.into(), SILENCE).is_ok());
+        assert!(TcpStream::connect_timeout(&neighbour.into(), PATIENCE).is_ok());
+    });
+}
+
+/// Sends a datagram from inside a sandbox, from a source address of its choice (a tenant lacks the right to do so).
+fn send_as(slot: &NetworkSlot, source: Ipv4Addr, to: SocketAddrV4, text: &str) {
+    within(slot.netns.as_ref().expect("netns").as_fd(), || {
+        let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
+            .expect("socket");
+        let on: libc::c_int = 1;
+        // SAFETY: the kernel reads an int of the size that is given, which outlives the call.
+        let set = unsafe {
+            let size = size_of_val(&on) as libc::socklen_t;
+            libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_TRANSPARENT, (&raw const on).cast(), size)
+        };
+        assert_eq!(set, 0, "{}", io::Error::last_os_error());
+        rustix::net::bind(&socket, &SocketAddrV4::new(source, 0)).expect("bind");
+        UdpSocket::from(socket).send_to(text.as_bytes(), to).expect("send");
+    });
+}
+
+#[test]
+fn source_addresses_cannot_be_chosen() {
+    on_own_host(|| async {
+        let internet = connect_internet().await;
+        let Some(networks) = start_nat(small_pool()) else { return };
+        let slot = networks.acquire(&[]).await.expect("acquire");
+        let other = networks.acquire(&[]).await.expect("acquire");
+        let (own, others) = (slot.address.expect("address"), other.address.expect("address"));
+        let to = SocketAddrV4::new(SERVER, internet.port);
+        for (source, text) in [(others, "as another"), (OUTSIDE, "as the host"), (own, "as itself")] {
+            send_as(&slot, source, to, text);
+        }
+        let mut buffer = [0; 64];
+        internet.datagrams.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        let (length, from) = internet.datagrams.recv_from(&mut buffer).expect("a datagram");
+        assert_eq!((&buffer[..length], from.ip()), (&b"as itself"[..], OUTSIDE.into()));
+    });
+}
+
+#[test]
+fn two_servers_do_not_stand_in_each_others_way() {
+    on_own_host(|| async {
+        let port = connect_internet().await.port;
+        let open = serve(TcpListener::bind("0.0.0.0:0").expect("bind")).port();
+        let with_port = || NetOptions { host_ports: vec![open], ..small_pool() };
+        let Some(first) = start_nat(with_port()) else { return };
+        let Some(second) = start_nat(small_pool()) else { return };
+        let (one, two) = (first.acquire(&[]).await.expect("acquire"), second.acquire(&[]).await.expect("acquire"));
+        let server = SocketAddrV4::new(SERVER, port);
+        assert_eq!(reach(&one, server), reach(&two, server));
+        let gateway = |networks: &Networks| SocketAddrV4::new(networks.subnet().expect("subnet").gateway(), open);
+        reach(&one, gateway(&first));
+        assert!(is_silent(&two, gateway(&second)));
+        second.shutdown().await;
+        reach(&one, server);
+    });
+}
+
+#[test]
+fn a_firewall_that_drops_what_is_forwarded_is_asked_to_let_sandboxes_through() {
+    on_own_host(|| async {
+        let Some(iptables) = rules::locate("iptables") else {
+            eprintln!("SKIPPED: the iptables program is not installed");
+            return;
+        };
+        let port = connect_internet().await.port;
+        let run = |arguments: &[&str]| {
+            let output = std::process::Command::new(&iptables).args(arguments).output().expect("iptables");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        run(&["-P", "FORWARD", "DROP"]);
+        let Some(networks) = start_nat(small_pool()) else { return };
+        let slot = networks.acquire(&[]).await.expect("acquire");
+        reach(&slot, SocketAddrV4::new(SERVER, port));
+        networks.shutdown().await;
+        assert_eq!(run(&["-S", "FORWARD"]), "-P FORWARD DROP\n");
     });
 }
 
@@ -327,7 +427,7 @@ fn addresses_run_out_and_come_back() {
         assert!(matches!(error, NetError::NoAddress(_)), "{error:?}");
         assert_eq!(slots.len(), 13);
         drop(slots);
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         while let Err(error) = networks.acquire(&[]).await {
             // The kernel takes the interfaces apart in its own time.
             assert!(Instant::now() < deadline, "{error:?}");
