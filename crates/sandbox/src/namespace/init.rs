@@ -113,16 +113,15 @@ fn serve(control: &OwnedFd, filter: &BpfProgram, started: Instant) -> Result<(),
     let Some((ToInit::Build(build), fds)) = next(control)? else { return Ok(()) };
     let building = Instant::now();
     let mut fds = fds.into_iter();
-    if build.has_netns
-        && let Some(netns) = fds.next()
-    {
-        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
-            .step(|| "enter the network namespace".into())?;
+    let given = if build.has_netns { fds.next() } else { None };
+    if let Some(netns) = &given {
+        enter_network(netns)?;
     }
     let listeners = match &build.own_network {
         Some(listen) => loopback::only_loopback(listen)?,
         None => Vec::new(),
     };
+    init.settle_waiting(given, build.own_network.is_some())?;
     let tmp = if build.has_tmp { fds.next() } else { None };
     rustix::system::sethostname(build.hostname.as_bytes()).step(|| "set the host name".into())?;
     let mounting = Instant::now();
@@ -135,6 +134,12 @@ fn serve(control: &OwnedFd, filter: &BpfProgram, started: Instant) -> Result<(),
     let listeners: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
     init.tell(&FromInit::Ready(Timings { prepare, mounts, build: micros(building) }), &listeners)?;
     init.serve(&signals)
+}
+
+/// Leaves the network namespace that this process was forked in for the sandbox's.
+pub(super) fn enter_network(netns: &OwnedFd) -> Result<(), StepError> {
+    move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+        .step(|| "enter the network namespace".into())
 }
 
 fn micros(since: Instant) -> u32 {
@@ -262,6 +267,20 @@ impl Init<'_> {
                 tenant::wait_in_group(&self.inside, &theirs)
             }
         }
+    }
+
+    /// Tells the waiting process which network is the sandbox's: it was forked in another.
+    fn settle_waiting(&mut self, given: Option<OwnedFd>, own: bool) -> Result<(), StepError> {
+        let Some(waiting) = &self.waiting else { return Ok(()) };
+        let network = match given {
+            None if own => {
+                let network = std::fs::File::open("/proc/thread-self/ns/net");
+                Some(network.step(|| "name the network namespace".into())?.into())
+            }
+            given => given,
+        };
+        let fds: Vec<BorrowedFd<'_>> = network.iter().map(OwnedFd::as_fd).collect();
+        channel::send(&waiting.socket, tenant::NETWORK, &fds).step(|| "tell a waiting process its network".into())
     }
 
     /// Tells a waiting process what to become. Descriptors: null device, the pipes, the ruleset if there is one.

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::thread::UnshareFlags;
 
-use super::init::{Group, Inside};
+use super::init::{self, Group, Inside};
 use super::step::{Step, StepError};
 use super::wire::{Spawn, ToInit};
 use super::{channel, sys};
@@ -27,6 +27,9 @@ const LOCKED: u64 = 64 << 10;
 const LOG_FD: i32 = 3;
 /// NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock; KEEP_CAPS locked off. (linux/securebits.h)
 const SECURE_BITS: libc::c_ulong = 0b1110_1111;
+
+/// The message with which a waiting process gets its network namespace; without a descriptor it stays in the host's.
+pub(super) const NETWORK: &[u8] = b"network";
 
 /// What the status pipe says when the start failed. Encoded as the kind, the errno in four bytes, then the step.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,10 +100,17 @@ pub(super) fn run(inside: &Inside, spawn: &Spawn, pipes: Pipes) -> ! {
     become_program(inside, joined, spawn, pipes)
 }
 
-/// Enters the control group, waits to be told on `socket` what to become (see `Init::hand_over`), and becomes it. Called
+/// Enters the control group, waits to be told on `socket` in which network (see `Init::settle_waiting`) and what to become
+/// (see `Init::hand_over`), and becomes it. Called
 /// in the forked child, never returns.
 pub(super) fn wait_in_group(inside: &Inside, socket: &OwnedFd) -> ! {
     let joined = join_group(inside);
+    // Without the sandbox's network there is no program: this process still is in the host's.
+    let Ok(Some((payload, network))) = channel::receive(socket) else { sys::exit_now(127) };
+    if payload != NETWORK || network.iter().any(|netns| init::enter_network(netns).is_err()) {
+        sys::exit_now(127)
+    }
+    drop(network);
     let Ok(Some((payload, fds))) = channel::receive(socket) else { sys::exit_now(127) };
     let Ok(ToInit::Spawn(spawn)) = ToInit::decode(&payload) else { sys::exit_now(127) };
     let mut fds = fds.into_iter();
