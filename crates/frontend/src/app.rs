@@ -1,5 +1,6 @@
 //! What every request handler has at hand, and the work that goes on after an answer was sent.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,13 +24,36 @@ pub(crate) struct App {
     pub(crate) started: Instant,
     specs: Specs,
     completed: watch::Sender<()>,
+    stopping: watch::Sender<bool>,
 }
 
 impl App {
     pub(crate) fn new(deps: Deps) -> Self {
         let Deps { control_plane, workers, logs, package_path } = deps;
         let specs = Specs::new(control_plane.clone(), package_path);
-        Self { control_plane, workers, logs, started: Instant::now(), specs, completed: watch::Sender::new(()) }
+        Self {
+            control_plane,
+            workers,
+            logs,
+            started: Instant::now(),
+            specs,
+            completed: watch::Sender::new(()),
+            stopping: watch::Sender::new(false),
+        }
+    }
+
+    /// Resolves when the server begins to stop: what has no end of its own ends then.
+    pub(crate) fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            // An error means that the server is gone already.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        }
+    }
+
+    /// Begins to stop.
+    pub(crate) fn stop(&self) {
+        self.stopping.send_replace(true);
     }
 
     /// Changes whenever a create or an update was completed.

@@ -59,3 +59,10 @@ pub(crate) async fn read(mut body: Incoming, limit: u64) -> Result<Bytes, BodyEr
     }
     Ok(if pieces.is_empty() { whole } else { pieces.freeze() })
 }
+
+/// Reads a body that nobody wants, so that the connection can serve the next request.
+pub(crate) async fn discard(body: Incoming) {
+    if let Err(error) = read(body, 0).await {
+        tracing::debug!(%error, "a body was discarded");
+    }
+}

@@ -53,7 +53,10 @@ impl Input {
 pub(crate) async fn dispatch(app: &Arc<App>, request: Request<Incoming>, request_id: &str) -> Reply {
     let routed = route(request.method().as_str(), request.uri().path(), request.uri().query());
     let result = match routed {
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            body::discard(request.into_body()).await;
+            Err(error.into())
+        }
         Ok(routed) if routed.operation == Operation::Invoke => invoke::invoke(app, routed, request, request_id).await,
         Ok(routed) => manage(app, routed, request).await,
     };

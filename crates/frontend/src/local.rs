@@ -1,5 +1,6 @@
 //! Firelet's own paths below `/_firelet/`: what its command line asks the server for.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -178,10 +179,16 @@ enum Line<'a> {
 /// Sends the events of a log group, from now on, one JSON object a line, until the client goes away.
 fn follow(app: &App, group: &str) -> Reply {
     let mut events = app.logs.follow(group);
+    let stopping = app.stopping();
     let (lines, body) = mpsc::channel(LINES_AHEAD);
     tokio::spawn(async move {
+        let mut stopping = pin!(stopping);
         loop {
-            let line = match tokio::time::timeout(HEARTBEAT, events.next()).await {
+            let next = tokio::select! {
+                next = tokio::time::timeout(HEARTBEAT, events.next()) => next,
+                () = &mut stopping => return,
+            };
+            let line = match next {
                 Err(_) => Bytes::from_static(b"\n"),
                 Ok(None) => return,
                 Ok(Some(followed)) => line(&followed),

@@ -151,4 +151,25 @@ mod tests {
             "1 validation error detected: Value null at 'roleName' failed to satisfy constraint: Member must not be null"
         );
     }
+
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_fields_survive_the_form(fields in proptest::collection::btree_map("\\PC{1,8}", "\\PC{0,16}", 0..6)) {
+            let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
+            let pairs: Vec<String> = fields.iter().map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
+            let form = Form::parse(&pairs.join("&"));
+            for (key, value) in &fields {
+                prop_assert_eq!(form.get(key), Some(value.as_str()));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(body in "\\PC{0,64}") {
+            let form = Form::parse(&body);
+            form.members("Tags", ["Key", "Value"]);
+            form.strings("TagKeys");
+        }
+    }
 }

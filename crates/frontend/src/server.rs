@@ -18,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::Deps;
 use crate::app::App;
@@ -77,7 +77,6 @@ impl Frontend {
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self { listener, drain, app } = self;
         app.resume();
-        let (stop, stopping) = watch::channel(());
         // Every connection holds a clone; receiving fails once the last one is gone.
         let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
         let mut shutdown = pin!(shutdown);
@@ -93,26 +92,22 @@ impl Frontend {
                     }
                 },
             };
-            tokio::spawn(connection(stream, Arc::clone(&app), stopping.clone(), alive.clone()));
+            tokio::spawn(connection(stream, Arc::clone(&app), alive.clone()));
         }
         drop(listener);
         drop(alive);
-        drop(stop);
+        app.stop();
         if tokio::time::timeout(drain, all_gone.recv()).await.is_err() {
             tracing::warn!("requests still in flight are cut off");
         }
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    app: Arc<App>,
-    mut stopping: watch::Receiver<()>,
-    _alive: mpsc::Sender<Infallible>,
-) {
+async fn connection(stream: TcpStream, app: Arc<App>, _alive: mpsc::Sender<Infallible>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
     }
+    let stopping = app.stopping();
     let service = service_fn(move |request| answer(Arc::clone(&app), request));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -122,8 +117,7 @@ async fn connection(
     let mut serving = pin!(serving);
     let result = tokio::select! {
         result = &mut serving => result,
-        // The sender is only ever dropped.
-        _ = stopping.changed() => {
+        () = stopping => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

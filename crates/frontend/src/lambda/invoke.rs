@@ -78,6 +78,8 @@ pub(crate) async fn invoke(
     request_id: &str,
 ) -> Result<Reply, ApiError> {
     let (head, body) = request.into_parts();
+    // Read whatever is wrong with the rest: a connection with half a body on it could not be used again.
+    let body = body::read(body, MAX_PAYLOAD).await;
     let call = call(&routed, head.uri.query(), &head.headers)?;
     let resolved = app.control_plane.resolve(&call.name, call.qualifier.as_deref())?;
     if call.kind == Kind::Event {
@@ -90,7 +92,7 @@ pub(crate) async fn invoke(
         ));
     }
     let client_context = call.client_context.as_deref().map(client_context).transpose()?;
-    let event = event(body).await?;
+    let event = event(body)?;
     if call.kind == Kind::DryRun {
         return Ok(reply::empty(StatusCode::NO_CONTENT));
     }
@@ -168,8 +170,8 @@ fn call(routed: &Routed, query: Option<&str>, headers: &HeaderMap) -> Result<Cal
 }
 
 /// The event, checked to be JSON. No body is the same as an empty object.
-async fn event(body: Incoming) -> Result<Bytes, ApiError> {
-    let event = match body::read(body, MAX_PAYLOAD).await {
+fn event(body: Result<Bytes, BodyError>) -> Result<Bytes, ApiError> {
+    let event = match body {
         Ok(event) => event,
         Err(BodyError::TooLarge { size }) => {
             return Err(ApiError::request_too_large(format!(

@@ -160,4 +160,23 @@ mod tests {
             assert!(error.contains("line: "), "{payload:?}: {error}");
         }
     }
+
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_verdict_is_that_of_a_full_parser(
+            payload in prop_oneof![
+                "[\\[\\]{}\",:0-9a-z\\\\ \n.+-]{0,24}".prop_map(String::into_bytes),
+                proptest::collection::vec(any::<u8>(), 0..24),
+                "\\PC{0,24}".prop_map(String::into_bytes),
+            ],
+        ) {
+            let parsed = serde_json::from_slice::<serde_json::Value>(&payload);
+            let verdict = check(&payload);
+            // A number beyond all floats is JSON, yet not one that the full parser can hold.
+            let held = parsed.is_ok() || parsed.is_err_and(|error| error.to_string().contains("out of range"));
+            prop_assert_eq!(verdict.is_ok(), held, "{:?}", verdict);
+        }
+    }
 }
