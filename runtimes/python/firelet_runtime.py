@@ -10,12 +10,10 @@ import sys
 import time
 from importlib import import_module
 
-import _json
-import _socket
 import _thread
 
-# The platform keeps at most this much of an X-Ray cause; a longer one is left out.
-_MAX_XRAY_CAUSE_BYTES = 64 * 1024
+from firelet_api import RuntimeApi
+from firelet_json import dumps, loads
 
 # Frames of the log descriptor: type, length, timestamp in microseconds, message.
 _FRAME_TEXT = 0xA55A0003
@@ -23,13 +21,6 @@ _FRAME_JSON = 0xA55A0002
 _FRAME_LEVEL = {"DEBUG": 0x08, "INFO": 0x0C, "WARNING": 0x10, "ERROR": 0x14, "CRITICAL": 0x18}
 
 JSON_FORMAT = os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
-# From 3.12 on Lambda leaves characters outside ASCII as they are.
-_ASCII_JSON = os.environ.get("AWS_EXECUTION_ENV") not in {
-    "AWS_Lambda_python3.12",
-    "AWS_Lambda_python3.13",
-    "AWS_Lambda_python3.14",
-    "AWS_Lambda_python3.15",
-}
 
 
 class Invocation:
@@ -47,125 +38,6 @@ class Fault(Exception):
         self.kind = kind
         self.message = message
         self.trace = trace
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# JSON, by the interpreter's own C parts
-
-
-class _ScannerOptions:
-    strict = True
-    object_hook = None
-    object_pairs_hook = None
-    array_hook = None
-    parse_float = float
-    parse_int = int
-    parse_constant = {"-Infinity": float("-inf"), "Infinity": float("inf"), "NaN": float("nan")}.__getitem__
-    memo = {}
-
-
-_scan = _json.make_scanner(_ScannerOptions)
-_SPACE = " \t\n\r"
-
-
-def loads(data):
-    """The value of a JSON document in bytes."""
-    text = data.decode("utf-8").strip(_SPACE)
-    try:
-        value, end = _scan(text, 0)
-        if end == len(text):
-            return value
-    except StopIteration:
-        pass
-    import json
-
-    return json.loads(text)
-
-
-class _Digits(str):
-    """A number in the digits that it is to be written with."""
-
-
-class _DecimalFound(Exception):
-    pass
-
-
-def _default(value):
-    """What JSON has no form for; bytes are text, and decimals take the slower way that keeps their digits."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    decimal = sys.modules.get("decimal")
-    if decimal is not None and isinstance(value, decimal.Decimal):
-        raise _DecimalFound
-    raise TypeError("Object of type %s is not JSON serializable" % type(value).__name__)
-
-
-def _default_with_decimals(value):
-    decimal = sys.modules["decimal"]
-    if isinstance(value, decimal.Decimal):
-        return float("nan") if value.is_nan() else _Digits(value)
-    return _default(value)
-
-
-def _plain(value):
-    """The same value with named tuples as objects and byte keys as text, which the C encoder does not do."""
-    if isinstance(value, dict):
-        return {(k.decode("utf-8") if isinstance(k, bytes) else k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        if hasattr(value, "_asdict"):
-            return _plain(value._asdict())
-        return [_plain(item) for item in value]
-    return value
-
-
-_SCALARS = frozenset((str, int, float, bool, type(None)))
-
-
-def _has_named_tuple(value):
-    """Whether a named tuple is anywhere inside. The value has been encoded before, so it has no cycles."""
-    pending = [(value,)]
-    while pending:
-        value = pending.pop()
-        for item in value.values() if isinstance(value, dict) else value:
-            if type(item) in _SCALARS:
-                continue
-            if isinstance(item, tuple) and hasattr(item, "_asdict"):
-                return True
-            if isinstance(item, (dict, list, tuple)):
-                pending.append(item)
-    return False
-
-
-_encode_str = _json.encode_basestring_ascii if _ASCII_JSON else _json.encode_basestring
-
-
-def _encode_str_or_digits(text):
-    return str(text) if type(text) is _Digits else _encode_str(text)
-
-
-def _encode(value):
-    def encode(default, encode_str):
-        encoder = _json.make_encoder({}, default, encode_str, None, ": ", ", ", False, False, True)
-        return "".join(encoder(value, 0))
-
-    try:
-        return encode(_default, _encode_str)
-    except _DecimalFound:
-        return encode(_default_with_decimals, _encode_str_or_digits)
-
-
-def dumps(value):
-    """The JSON text of a value, as Lambda writes it."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return _encode(value)
-    try:
-        text = _encode(value)
-    except TypeError as error:
-        if "keys must be" not in str(error):
-            raise
-        return _encode(_plain(value))
-    return _encode(_plain(value)) if _has_named_tuple(value) else text
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -513,153 +385,6 @@ def _json_header(headers, header, name):
         return loads(text.encode("utf-8"))
     except Exception as error:
         raise Fault("Runtime.LambdaContextUnmarshalError", "Unable to parse %s JSON: %s" % (name, error))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The Runtime API
-
-
-class ApiError(Exception):
-    """The Runtime API cannot be reached or does not speak HTTP/1.1."""
-
-
-class RuntimeApi:
-    """A client of the Runtime API over one connection that is kept open."""
-
-    _PREFIX = "/2018-06-01/runtime/"
-
-    def __init__(self, address):
-        host, _, port = address.rpartition(":")
-        self._target = (host, int(port)) if host else (address, 80)
-        self._socket = None
-        agent = "firelet-python/%d.%d.%d" % sys.version_info[:3]
-        self._common = "Host: %s\r\nUser-Agent: %s\r\n" % (address, agent)
-        self._next = ("GET %sinvocation/next HTTP/1.1\r\n%s\r\n" % (self._PREFIX, self._common)).encode("ascii")
-
-    def next(self):
-        """Waits for an invocation: its headers, in lower case, and its payload."""
-        status, headers, body = self._exchange(self._next)
-        if status != 200:
-            raise ApiError("the Runtime API refused next with status %d: %s" % (status, body.decode("utf-8", "replace")))
-        return headers, body
-
-    def respond(self, request_id, body, content_type):
-        return self._post("invocation/%s/response" % request_id, body, "Content-Type: %s\r\n" % content_type)
-
-    def fail(self, request_id, error, xray_cause):
-        headers = "Content-Type: application/json\r\n"
-        headers += "Lambda-Runtime-Function-Error-Type: %s\r\n" % _header_value(error["errorType"])
-        if 0 < len(xray_cause) <= _MAX_XRAY_CAUSE_BYTES:
-            headers += "Lambda-Runtime-Function-XRay-Error-Cause: %s\r\n" % xray_cause
-        return self._post("invocation/%s/error" % request_id, dumps(error).encode("utf-8", "replace"), headers)
-
-    def fail_init(self, error):
-        headers = "Content-Type: application/json\r\n"
-        headers += "Lambda-Runtime-Function-Error-Type: %s\r\n" % _header_value(error["errorType"])
-        return self._post("init/error", dumps(error).encode("utf-8", "replace"), headers)
-
-    def _post(self, path, body, headers):
-        head = "POST %s%s HTTP/1.1\r\n%s%sContent-Length: %d\r\n\r\n"
-        head = (head % (self._PREFIX, path, self._common, headers, len(body))).encode("utf-8", "replace")
-        return self._exchange(head, body)[0]
-
-    def _exchange(self, head, body=b""):
-        reused = self._socket is not None
-        try:
-            return self._send_and_receive(head, body)
-        except OSError:
-            self._close()
-            # An idle connection may have been closed, by the server or by a restore from a snapshot.
-            if not reused:
-                raise
-            return self._send_and_receive(head, body)
-
-    def _send_and_receive(self, head, body):
-        if self._socket is None:
-            self._connect()
-        if len(body) < 65536:
-            self._socket.sendall(head + body)
-        else:
-            self._socket.sendall(head)
-            self._socket.sendall(body)
-        return self._receive()
-
-    def _connect(self):
-        host, port = self._target
-        family, kind, proto, _, address = _socket.getaddrinfo(host.strip("[]"), port, 0, _socket.SOCK_STREAM)[0]
-        connection = _socket.socket(family, kind, proto)
-        connection.connect(address)
-        connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        self._socket = connection
-
-    def _close(self):
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    def _receive(self):
-        receive = self._socket.recv
-        data = b""
-        while True:
-            part = receive(65536)
-            if not part:
-                raise ConnectionResetError("the Runtime API closed the connection")
-            data = data + part if data else part
-            end = data.find(b"\r\n\r\n")
-            if end >= 0:
-                break
-        lines = data[:end].decode("utf-8", "replace").split("\r\n")
-        headers = {}
-        for line in lines[1:]:
-            name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip()
-        status = int(lines[0].split(" ", 2)[1])
-        rest = data[end + 4 :]
-        if headers.get("transfer-encoding", "").lower() == "chunked":
-            body = self._receive_chunks(rest)
-        else:
-            length = int(headers.get("content-length", 0))
-            body = rest if len(rest) >= length else self._receive_exactly(rest, length)
-        if headers.get("connection", "").lower() == "close":
-            self._close()
-        return status, headers, body
-
-    def _receive_exactly(self, start, length):
-        body = bytearray(length)
-        body[: len(start)] = start
-        view = memoryview(body)
-        filled = len(start)
-        while filled < length:
-            count = self._socket.recv_into(view[filled:])
-            if not count:
-                raise ApiError("the Runtime API closed the connection inside a message")
-            filled += count
-        view.release()
-        return bytes(body)
-
-    def _receive_chunks(self, data):
-        def more():
-            part = self._socket.recv(65536)
-            if not part:
-                raise ApiError("the Runtime API closed the connection inside a message")
-            return part
-
-        body = []
-        while True:
-            while b"\r\n" not in data:
-                data += more()
-            size, _, data = data.partition(b"\r\n")
-            size = int(size.split(b";")[0], 16)
-            while len(data) < size + 2:
-                data += more()
-            if size == 0:
-                return b"".join(body)
-            body.append(data[:size])
-            data = data[size + 2 :]
-
-
-def _header_value(text):
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
