@@ -273,6 +273,7 @@ fn unify(mount: &parse::Mount, own: &[parse::Membership], parent: &str) -> Optio
         let other = if better { best.replace(tree) } else { Some(tree) };
         if let Some(other) = other {
             tree::remove_tree(&other.claim.path, Duration::ZERO);
+            other.claim.path.parent().into_iter().for_each(|parent| drop(std::fs::remove_dir(parent)));
         }
         if complete {
             break;

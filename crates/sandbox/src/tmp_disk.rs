@@ -26,6 +26,9 @@ use image::Template;
 /// The size that functions have unless they ask for more, in bytes: made once at the start, to see that it works.
 const USUAL_BYTES: u64 = 512 << 20;
 
+/// How many sizes are remembered; each takes some hundred KiB.
+const MAX_TEMPLATES: usize = 16;
+
 /// Why there is no disk.
 #[derive(Debug, thiserror::Error)]
 pub enum TmpDiskError {
@@ -207,6 +210,10 @@ impl Maker {
 
     fn make(&mut self, bytes: u64) -> Result<TmpDisk, TmpDiskError> {
         let dir = &self.options.dir;
+        // Few sizes are in use at a time; one that comes back is laid out again.
+        if self.templates.len() >= MAX_TEMPLATES && !self.templates.contains_key(&bytes) {
+            self.templates.clear();
+        }
         let template = match self.templates.entry(bytes) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => entry.insert(Template::make(dir, bytes)?),

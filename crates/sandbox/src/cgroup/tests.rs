@@ -343,3 +343,31 @@ fn unified_files_of_missing_controllers_are_not_needed() {
     assert_eq!(leaf.usage(), Usage { cpu: Duration::from_micros(2500), ..Usage::default() });
     leaf.set_cpu(100).expect("nothing to set");
 }
+
+#[test]
+fn controllers_that_are_there_are_handed_down() {
+    let dir = imitation();
+    std::fs::write(dir.path().join("cgroup.controllers"), "cpuset cpu memory\n").expect("write");
+    std::fs::write(dir.path().join("cgroup.subtree_control"), "cpu     ").expect("write");
+    assert_eq!(v2::enable(dir.path(), None), ["pids"]);
+    let control = std::fs::read_to_string(dir.path().join("cgroup.subtree_control")).expect("read");
+    assert!(control.starts_with("+memory"), "{control}");
+    std::fs::remove_file(dir.path().join("cgroup.subtree_control")).expect("remove");
+    assert_eq!(v2::enable(dir.path(), None), ["cpu", "memory", "pids"]);
+}
+
+#[test]
+fn an_inner_group_is_emptied_into_a_leaf() {
+    let Some(cgroups) = v2() else { return };
+    let group = cgroups.create("inner", &LIMITS).expect("create");
+    let mut child = run_in(&group, "sleep 1000");
+    let path = paths(&group).remove(0);
+    v2::evacuate(&path).expect("evacuate");
+    let procs = |path: &Path| std::fs::read_to_string(path.join("cgroup.procs")).expect("read");
+    assert_eq!(procs(&path), "");
+    assert!(procs(&path.join(v2::SERVER_LEAF)).lines().any(|pid| pid == child.id().to_string()));
+    // With the whole tree, what is in the leaf goes too.
+    drop(cgroups);
+    assert!(!child.wait().expect("wait").success());
+    assert!(!path.exists());
+}

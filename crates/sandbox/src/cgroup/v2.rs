@@ -22,7 +22,7 @@ use crate::Usage;
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
 /// The name of the leaf that our own processes move to when their group must become an inner node.
-const SERVER_LEAF: &str = "firelet-server";
+pub(super) const SERVER_LEAF: &str = "firelet-server";
 
 #[derive(Debug)]
 pub(super) struct Tree {
@@ -64,7 +64,7 @@ impl Tree {
 }
 
 /// Hands controllers down to the groups below `dir`; returns those that cannot be.
-fn enable(dir: &Path, own: Option<&Path>) -> Vec<&'static str> {
+pub(super) fn enable(dir: &Path, own: Option<&Path>) -> Vec<&'static str> {
     let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
     let has = |text: &str, name: &str| text.split_whitespace().any(|word| word == name);
     let control = dir.join("cgroup.subtree_control");
@@ -92,7 +92,7 @@ fn enable(dir: &Path, own: Option<&Path>) -> Vec<&'static str> {
 }
 
 /// Moves the processes of our own group to a leaf below it.
-fn evacuate(dir: &Path) -> io::Result<()> {
+pub(super) fn evacuate(dir: &Path) -> io::Result<()> {
     let leaf = dir.join(SERVER_LEAF);
     match fs::create_dir(&leaf) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
