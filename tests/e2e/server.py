@@ -136,6 +136,13 @@ class Function:
         return eventually(found, what=f"a log message like {pattern!r}")
 
 
+def runtime_directories():
+    """Arguments that name the Node.js releases from npm, where scripts/test has installed them."""
+    modules = os.environ.get("FIRELET_TEST_NODE_MODULES")
+    releases = [Path(modules, name) for name in ("node-20", "node-22")] if modules else []
+    return [part for release in releases if release.exists() for part in ("--runtime-dir", str(release))]
+
+
 class Server:
     """A running `firelet serve` on port 0. `close` stops it; a data directory that was given is kept."""
 
@@ -146,7 +153,11 @@ class Server:
         self.environment = {**os.environ, **(environment or {})}
         log = open(self.log_path, "ab")
         self.process = subprocess.Popen(
-            [binary(), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(self.data_dir), *arguments],
+            [
+                *(binary(), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(self.data_dir)),
+                *runtime_directories(),
+                *arguments,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 from server import eventually
@@ -26,6 +27,19 @@ def traces(data_dir):
         except OSError:
             continue
     return found
+
+
+def settled_traces(data_dir):
+    """`traces` once they stand still: the other Firelet of the session may be refilling its pools."""
+    seen = []
+
+    def still():
+        seen.append(traces(data_dir))
+        time.sleep(0.3)
+        return seen[-1] == traces(data_dir)
+
+    eventually(still, what="the end of changes to the host")
+    return seen[-1]
 
 
 def alive(pids):
@@ -63,19 +77,20 @@ def test_functions_versions_code_and_logs_survive_a_restart(start_firelet, tmp_p
 
 
 def test_an_orderly_stop_leaves_nothing(start_firelet, tmp_path):
-    before = traces(tmp_path)
+    before = settled_traces(tmp_path)
     server = start_firelet()
     function = server.deploy("import time\ndef handler(event, context): time.sleep(0.3)\n")
     function.parallel(3)
     below = server.descendants()
     assert below, "sandboxes are expected below the server"
+    assert traces(tmp_path) - before, "sandboxes are expected to show on the host"
     assert server.stop() == 0
     eventually(lambda: not alive(below), what=f"the end of {below}")
-    assert traces(tmp_path) - before == set()
+    eventually(lambda: not traces(tmp_path) - before, what=f"the end of {traces(tmp_path) - before}")
 
 
 def test_a_killed_server_leaves_nothing_once_it_is_back(start_firelet, tmp_path):
-    before = traces(tmp_path)
+    before = settled_traces(tmp_path)
     server = start_firelet()
     function = server.deploy(COUNTER, name="killed")
     assert function() == 1
