@@ -36,6 +36,12 @@ impl ControlPlane {
         now: Timestamp,
     ) -> Result<Accepted, ApiError> {
         let target = self.unqualified(request.function_name.as_deref())?;
+        if target.account != self.realm().account {
+            return Err(ApiError::access_denied(format!(
+                "Cross-account creation is not allowed: this server is account {}.",
+                self.realm().account
+            )));
+        }
         let name = target.name;
         if name.len() > LONGEST_NAME {
             return Err(ApiError::invalid_parameter_value(format!(

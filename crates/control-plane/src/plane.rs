@@ -92,7 +92,8 @@ pub struct Resolved {
 }
 
 impl ControlPlane {
-    /// Loads every table.
+    /// Loads every table, and removes code packages that nothing refers to: what a crash may have left. `blobs` is
+    /// therefore the control plane's alone.
     ///
     /// # Errors
     /// The store cannot be read, or holds what this version does not understand.

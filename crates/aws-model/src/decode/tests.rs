@@ -1,5 +1,6 @@
 //! The texts and the order of the answers to requests that do not fit their shapes.
 
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -211,5 +212,54 @@ fn every_input_type_takes_its_members() {
         let labels = Labels::default();
         let outcome = decode::<Value>(info.operation, &labels, None, |_| None, b"{}");
         assert!(outcome.is_ok() || outcome.is_err_and(|error| error.name == "ValidationException"), "{}", info.name);
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map("\\PC{0,6}", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Any JSON under the real names of the members: an answer, never a panic, and tables that agree with the types.
+    #[test]
+    fn any_body_is_answered(index in 0..OPERATIONS.len(), values in proptest::collection::vec(any_json(), 24)) {
+        let info = &OPERATIONS[index];
+        let members = info.input.members().iter().zip(values.iter().cycle());
+        let body: Map<String, Value> = members.map(|(member, value)| (member.name.to_owned(), value.clone())).collect();
+        let body = Value::Object(body).to_string();
+        let labels = Labels::default();
+        if let Err(error) = decode::<Value>(info.operation, &labels, None, |_| None, body.as_bytes()) {
+            prop_assert_eq!(error.status, 400);
+            prop_assert!(matches!(error.name, "ValidationException" | "SerializationException"));
+        }
+    }
+
+    /// What passes the tables passes the type.
+    #[test]
+    fn tables_and_types_agree(values in proptest::collection::vec(any_json(), 24)) {
+        let mut body = minimal();
+        for (member, value) in Operation::CreateFunction.info().input.members().iter().zip(values) {
+            if coerce(member.shape, value.clone()).is_ok_and(|value| value.is_some()) {
+                body[member.name] = value;
+            }
+        }
+        if let Err(error) = create(body) {
+            prop_assert_eq!(error.name, "ValidationException");
+        }
     }
 }

@@ -138,3 +138,48 @@ async fn secrets_stay_out_of_debug_output() {
     let shown = format!("{:?}", accepted.work);
     assert!(shown.contains("NAME") && !shown.contains("s3cr3t"));
 }
+
+/// A store whose commits wait until they are let through.
+struct Gated {
+    under: MemoryMetadata,
+    arrived: tokio::sync::Semaphore,
+    open: tokio::sync::Semaphore,
+}
+
+impl Metadata for Gated {
+    fn load<'a>(&'a self, table: &'a str) -> BoxFuture<'a, Result<Vec<(String, Entry)>, StoreError>> {
+        self.under.load(table)
+    }
+
+    fn get<'a>(&'a self, table: &'a str, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
+        self.under.get(table, key)
+    }
+
+    fn commit<'a>(&'a self, batch: Vec<Change>) -> BoxFuture<'a, Result<Vec<u64>, CommitError>> {
+        Box::pin(async move {
+            self.arrived.add_permits(1);
+            self.open.acquire().await.unwrap().forget();
+            self.under.commit(batch).await
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_neither_stops_its_change_nor_blocks_the_next() {
+    let closed = || tokio::sync::Semaphore::new(0);
+    let metadata = Arc::new(Gated { under: MemoryMetadata::new(), arrived: closed(), open: closed() });
+    let world = World::over(Arc::clone(&metadata) as _, Arc::new(MemoryBlobs::new()), Limits::default()).await;
+    let request = create_request("f");
+    tokio::select! {
+        _ = world.plane.create_function(&request, NOW) => panic!("the commit was not let through"),
+        permit = metadata.arrived.acquire() => permit.unwrap().forget(),
+    }
+    assert!(world.plane.function("f").is_none(), "shown before it is durable");
+    metadata.open.add_permits(10);
+    // The next writer of the same function waits for the one that lost its caller.
+    let error = world.plane.create_function(&request, NOW).await.unwrap_err();
+    assert_eq!(error.message, "Function already exist: f");
+    let digest = world.plane.resolve("f", None).unwrap().version.code.digest;
+    world.plane.settled().await;
+    assert!(world.blobs.exists(&digest).await.unwrap(), "the package of a change without caller was collected");
+}

@@ -228,6 +228,9 @@ async fn a_name_can_be_taken_once() {
     let arn = "arn:aws:lambda:us-east-1:123456789012:function:f";
     let error = world.plane.create_function(&create_request(arn), NOW).await.unwrap_err();
     assert_eq!(error.message, "Function already exist: f");
+    let foreign = "arn:aws:lambda:us-east-1:999999999999:function:g";
+    let error = world.plane.create_function(&create_request(foreign), NOW).await.unwrap_err();
+    assert_eq!((error.status, error.name), (403, "AccessDeniedException"));
 }
 
 #[tokio::test]
