@@ -75,7 +75,7 @@ pub struct Options {
     /// Where the disks for `/tmp` are kept.
     pub tmp: TmpDiskOptions,
     /// The first of the users that sandboxes run as: each takes one, and the group of the same number. `None` picks a
-    /// range that no host gives to people: from 1,073,741,824 (2^30), or the upper end of what a container may use.
+    /// range that no host gives to people (between 2^30 and 2^31), or the upper end of what a container may use.
     pub first_uid: Option<u32>,
     /// Most sandboxes at a time, which is the length of that range.
     pub max_sandboxes: u32,

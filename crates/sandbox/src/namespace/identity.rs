@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Where the range begins on a host that has all users.
-const PREFERRED: u32 = 1 << 30;
+/// Where ranges begin and end on a host that has all users: above what hosts give to people, services and containers,
+/// below what programs with signed numbers take for negative.
+const PREFERRED: std::ops::Range<u32> = 1 << 30..1 << 31;
 /// The user inside a user namespace, where only one can be mapped: Lambda's.
 pub(super) const MAPPED_UID: u32 = 993;
 
@@ -29,7 +30,7 @@ impl Identities {
         let first = match (root, first) {
             (false, _) => None,
             (true, Some(first)) => Some(first),
-            (true, None) => Some(free_range(&std::fs::read_to_string("/proc/self/uid_map")?, max)),
+            (true, None) => Some(free_range(&std::fs::read_to_string("/proc/self/uid_map")?, std::process::id(), max)),
         };
         Ok(Identities { first, taken: Mutex::default(), max })
     }
@@ -74,8 +75,9 @@ impl Drop for Identity {
     }
 }
 
-/// The first user of a range of `length` among those that `map` (`/proc/self/uid_map`: inside, outside, count) has.
-fn free_range(map: &str, length: u32) -> u32 {
+/// The first user of a range of `length` among those that `map` (`/proc/self/uid_map`: inside, outside, count) has. The
+/// server's process number picks the range, so that two servers on a host do not share users.
+fn free_range(map: &str, server: u32, length: u32) -> u32 {
     let ends = map.lines().filter_map(|line| {
         let mut fields = line.split_whitespace().map(str::parse::<u64>);
         let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) = (fields.next(), fields.next(), fields.next()) else {
@@ -84,11 +86,12 @@ fn free_range(map: &str, length: u32) -> u32 {
         Some(first.saturating_add(count))
     });
     let end = ends.max().unwrap_or(u64::from(u32::MAX));
-    if end >= u64::from(PREFERRED) + u64::from(length) {
-        return PREFERRED;
+    if end >= PREFERRED.end.into() {
+        let ranges = (PREFERRED.end - PREFERRED.start) / length.max(1);
+        return PREFERRED.start + server % ranges.max(1) * length;
     }
     // In a container: the upper end, but never user 0.
-    u32::try_from(end.saturating_sub(length.into()).max(1)).unwrap_or(PREFERRED)
+    u32::try_from(end.saturating_sub(length.into()).max(1)).unwrap_or(PREFERRED.start)
 }
 
 #[cfg(test)]
@@ -96,14 +99,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn range_is_the_preferred_one_on_a_host_that_has_all_users() {
-        assert_eq!(free_range("         0          0 4294967295\n", 16_384), PREFERRED);
+    fn range_is_one_of_many_on_a_host_that_has_all_users() {
+        let all = "         0          0 4294967295\n";
+        assert_eq!(free_range(all, 0, 16_384), 1 << 30);
+        assert_eq!(free_range(all, 2, 16_384), (1 << 30) + 2 * 16_384);
+        assert_eq!(free_range(all, 65_536 + 2, 16_384), (1 << 30) + 2 * 16_384);
+        assert_eq!(free_range(all, 65_535, 16_384), (1 << 31) - 16_384);
     }
 
     #[test]
     fn range_ends_where_the_users_of_a_container_do() {
-        assert_eq!(free_range("0 100000 65536\n", 16_384), 65_536 - 16_384);
-        assert_eq!(free_range("0 1000 1\n", 16_384), 1);
+        assert_eq!(free_range("0 100000 65536\n", 7, 16_384), 65_536 - 16_384);
+        assert_eq!(free_range("0 1000 1\n", 7, 16_384), 1);
     }
 
     #[test]

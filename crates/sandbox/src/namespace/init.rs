@@ -30,6 +30,7 @@ const OOM_SCORE: &str = "500";
 /// What the processes of a sandbox are started with.
 pub(super) struct Inside {
     pub filter: BpfProgram,
+    /// The landlock ruleset, for a process that does not inherit it from init.
     pub ruleset: Option<OwnedFd>,
     /// The null device, as standard input.
     pub null: Option<OwnedFd>,
@@ -104,7 +105,7 @@ fn serve(control: &OwnedFd, filter: &BpfProgram, started: Instant) -> Result<(),
         max_tasks: settle.max_tasks,
         group: group(settle, fds),
     };
-    let mut init = Init { control, inside, waiting: None, processes: HashMap::new(), kills: 0 };
+    let mut init = Init { control, inside, ruleset: None, waiting: None, processes: HashMap::new(), kills: 0 };
     if matches!(init.inside.group, Group::V1(_)) {
         // Entering a group of the first version waits for the whole kernel, milliseconds: not when a process is wanted.
         init.waiting = Some(init.fork_waiting()?);
@@ -128,7 +129,12 @@ fn serve(control: &OwnedFd, filter: &BpfProgram, started: Instant) -> Result<(),
     root::enter(prepared, &build, tmp)?;
     let mounts = micros(mounting);
     init.inside.null = Some(std::fs::File::open("/dev/null").step(|| "open /dev/null".into())?.into());
-    init.inside.ruleset = landlock::ruleset().map_err(io::Error::other).step(|| "restrict paths".into())?;
+    init.ruleset = landlock::ruleset().map_err(io::Error::other).step(|| "restrict paths".into())?;
+    if let Some(ruleset) = &init.ruleset {
+        // Inherited by every process that is forked from here on, so that they are in one landlock domain and may look
+        // at each other's `/proc` directories, as on Lambda. The waiting one is forked already and gets one of its own.
+        sys::landlock_restrict_self(ruleset.as_fd()).step(|| "restrict paths".into())?;
+    }
     // From now on nobody but root of the host can trace this process or look into its memory.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).step(|| "hide the memory of init".into())?;
     let listeners: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
@@ -171,6 +177,7 @@ fn group(settle: Settle, fds: Vec<OwnedFd>) -> Group {
 struct Init<'a> {
     control: &'a OwnedFd,
     inside: Inside,
+    ruleset: Option<OwnedFd>,
     /// A child that has entered the control group already and waits for what to become.
     waiting: Option<Waiting>,
     /// The server's numbers of the children that run its processes. Orphans of theirs are only buried.
@@ -285,10 +292,9 @@ impl Init<'_> {
 
     /// Tells a waiting process what to become. Descriptors: null device, the pipes, the ruleset if there is one.
     fn hand_over(&self, waiting: &Waiting, spawn: &Spawn, pipes: &Pipes) -> io::Result<()> {
-        let inside = &self.inside;
-        let null = inside.null.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let null = self.inside.null.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         let fds = [null, &pipes.stdout, &pipes.stderr, &pipes.status];
-        let fds: Vec<_> = fds.into_iter().chain(&pipes.log).chain(&inside.ruleset).map(AsFd::as_fd).collect();
+        let fds: Vec<_> = fds.into_iter().chain(&pipes.log).chain(&self.ruleset).map(AsFd::as_fd).collect();
         channel::send(&waiting.socket, &ToInit::Spawn(Box::new(spawn.clone())).encode(), &fds)
     }
 

@@ -46,6 +46,8 @@ const DEVICE_LINKS: &[(&str, &str)] = &[
 const COVERED_DIRS: &[&str] = &["acpi", "asound", "bus", "driver", "firmware", "fs", "irq", "scsi"];
 /// Files of `/proc` of the same kind, readable by everybody in some kernels; covered by the null device.
 const COVERED_FILES: &[&str] = &[
+    // Where in the host's control groups init is.
+    "1/cgroup",
     "config.gz",
     "iomem",
     "ioports",
@@ -71,8 +73,7 @@ pub(super) struct Prepared {
 /// Makes what needs no specification. `/proc` is made while the host's is still visible, which the kernel wants to see
 /// before it grants a new one without root.
 pub(super) fn prepare() -> Result<Prepared, StepError> {
-    let proc =
-        file_system("proc", &[("hidepid", "invisible")], MountAttrFlags::empty()).step(|| "mount /proc".into())?;
+    let proc = file_system("proc", &[], MountAttrFlags::empty()).step(|| "mount /proc".into())?;
     sys::mount_setattr(&proc, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, false)
         .step(|| "make /proc read-only".into())?;
     let mut devices = Vec::new();

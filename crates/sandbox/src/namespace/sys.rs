@@ -172,10 +172,15 @@ pub(super) fn child_signals() -> io::Result<OwnedFd> {
 
 /// Gives every signal its default action and unblocks all: what a fresh program expects.
 pub(super) fn reset_signals() {
+    // `struct sigaction` of the kernel, all zeroes: the default action, no flags, an empty mask. The raw call, because
+    // the C library does not let go of the two signals that it uses itself.
+    let default = [0u64; 4];
+    const SET_BYTES: usize = 8;
     // SAFETY: default actions and an empty set; signals that cannot be changed return an error, which is meant.
     unsafe {
         for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
+            let old = std::ptr::null_mut::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, SET_BYTES);
         }
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);

@@ -1,0 +1,10 @@
+//! The namespace backend with real processes: what they can do, cannot do, and leave behind.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod ends;
+mod isolation;
+mod limits;
+mod process;
+mod rootless;
+mod support;

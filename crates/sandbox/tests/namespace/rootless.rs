@@ -1,0 +1,1 @@
+//! Without root: a user namespace per sandbox.
