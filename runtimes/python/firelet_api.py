@@ -77,8 +77,14 @@ class RuntimeApi:
 
     def _connect(self):
         host, port = self._target
-        family, kind, proto, _, address = _socket.getaddrinfo(host.strip("[]"), port, 0, _socket.SOCK_STREAM)[0]
-        connection = _socket.socket(family, kind, proto)
+        try:
+            _socket.inet_aton(host)
+            family, address = _socket.AF_INET, (host, port)
+        except OSError:
+            # Bytes, because a text name would import the IDNA codec, and `re` with it.
+            found = _socket.getaddrinfo(host.strip("[]").encode("ascii"), port, 0, _socket.SOCK_STREAM)
+            family, address = found[0][0], found[0][4]
+        connection = _socket.socket(family, _socket.SOCK_STREAM)
         connection.connect(address)
         connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         self._socket = connection

@@ -365,3 +365,24 @@ def test_every_python_of_this_machine_serves(task, python):
     assert failed.post.json["errorType"] == "ValueError"
     shapes = run(command, task, "app.numbers", [invocation()], ENV)
     assert b"1.10" in shapes.post.body and b"-3.000" in shapes.post.body
+
+
+def test_a_cold_start_imports_nothing_heavy(task):
+    write(task, {"lean.py": "import sys\ndef handler(event, context):\n    return sorted(sys.modules)\n"})
+    bare = [sys.executable, "-c", "import importlib, sys; print(*sys.modules)"]
+    already = set(subprocess.run(bare, capture_output=True, text=True, check=True, env={}).stdout.split())
+    result = run(OURS, task, "lean.handler", [invocation()], ENV)
+    imported = set(result.post.json) - already
+    own = {"__main__", "firelet_api", "firelet_json", "firelet_runtime", "lean"}
+    assert imported - own <= {"_json", "_socket", "_thread"}, imported
+
+
+def test_the_runtime_api_may_be_a_name(task):
+    code = "import firelet_api; api = firelet_api.RuntimeApi('localhost:%d'); api._connect(); print(api._socket.getpeername()[1])"
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        command = [sys.executable, "-c", code % port]
+        output = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(RUNTIMES / "python")})
+    assert output.stdout.strip() == str(port), output.stderr

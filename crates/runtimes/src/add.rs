@@ -140,7 +140,7 @@ pub(crate) fn add(data_dir: &Path, spec: &str, progress: &mut dyn FnMut(&str)) -
         Source::Npm(package, version) => {
             let wanted = version.map_or(package.to_owned(), |version| format!("{package}@{version}"));
             progress(&format!("downloading {wanted} with npm"));
-            run(Command::new("npm").args(["pack", "--silent", &wanted]).current_dir(staging.path()), spec)?;
+            run(Command::new("npm").args(["pack", "--loglevel=error", &wanted]).current_dir(staging.path()), spec)?;
             progress("unpacking");
             let archive = downloaded(staging.path(), "tgz")?;
             run(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&unpacked), spec)?;

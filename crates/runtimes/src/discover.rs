@@ -113,7 +113,9 @@ pub(crate) fn find(places: &Places, dirs: &[PathBuf], added: &Path, probes: &mut
         search.prefix(dir, &Origin::Directory);
         search.prefixes(dir, &Origin::Directory);
     }
-    for entry in sorted_entries(added) {
+    // Dotted names are runtimes that are being added at this moment.
+    let hidden = |entry: &Path| entry.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    for entry in sorted_entries(added).into_iter().filter(|entry| !hidden(entry)) {
         search.prefix(&entry, &crate::add::origin_of(&entry));
     }
     let named = search.found.len();
