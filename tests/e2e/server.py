@@ -123,9 +123,12 @@ class Function:
         return results
 
     def log_messages(self):
-        """All messages of the function's log group, oldest first."""
+        """All messages of the function's log group, oldest first; none where the group is not there yet."""
         pages = self.server.logs.get_paginator("filter_log_events").paginate(logGroupName=self.group)
-        return [event["message"] for page in pages for event in page["events"]]
+        try:
+            return [event["message"] for page in pages for event in page["events"]]
+        except self.server.logs.exceptions.ResourceNotFoundException:
+            return []
 
     def wait_for_log(self, pattern):
         """Waits until a log message matches the regular expression; returns the match."""

@@ -26,9 +26,19 @@ def test_host_files_are_invisible(firelet, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("host")
     secret.chmod(0o644)
-    paths = [str(secret), str(firelet.data_dir), "/root", "/home", "/etc/shadow", "/var/log", "/sys/fs/cgroup/cgroup.procs"]
-    assert probe(firelet, f"[path for path in {paths!r} if os.path.exists(path) and os.access(path, os.R_OK) "
-                          "and (os.path.isfile(path) or os.listdir(path))]") == []
+    function = firelet.deploy(
+        "import os, sys\n"
+        "def files(path):\n"
+        "    if os.path.isfile(path): yield path\n"
+        "    for folder, _, names in os.walk(path):\n"
+        "        yield from (os.path.join(folder, name) for name in names)\n"
+        "def handler(event, context):\n"
+        "    # An interpreter below somebody's home keeps its path, and nothing else of that home is there.\n"
+        "    own = (os.path.realpath(sys.base_prefix) + '/', sys.base_prefix + '/')\n"
+        "    return [file for path in event for file in files(path) if not file.startswith(own)]\n"
+    )
+    paths = [str(secret), str(firelet.data_dir), "/root", "/home", "/etc/shadow", "/var/log", "/var/lib", "/sys"]
+    assert function(paths) == []
 
 
 def test_only_tmp_can_be_written(firelet):
@@ -110,7 +120,7 @@ def test_tmp_has_the_size_that_was_asked_for(firelet, root):
     )
     number, written = function({"megabytes": 600})
     assert number == errno.ENOSPC
-    assert 480_000_000 < written < 540_000_000
+    assert 480_000_000 < written < 560_000_000
     assert function({"megabytes": 100}) == [0, 100_000_000]
 
 
@@ -125,6 +135,7 @@ def test_memory_is_limited_to_the_setting(firelet, root):
 def test_a_fork_bomb_stays_inside(firelet, root):
     neighbour = firelet.deploy("def handler(event, context): return 'well'\n")
     assert neighbour() == "well"
+    before = len(firelet.descendants())
     bomb = firelet.deploy(
         "import os, time\n"
         "def handler(event, context):\n"
@@ -144,7 +155,7 @@ def test_a_fork_bomb_stays_inside(firelet, root):
     finally:
         thread.join()
     # What the bomb started is gone, not only its first process.
-    eventually(lambda: len(firelet.descendants()) < 200, what="the end of the bomb's processes")
+    eventually(lambda: len(firelet.descendants()) < before + 50, what="the end of the bomb's processes")
 
 
 def test_a_neighbour_is_unharmed_while_one_misbehaves(firelet, root):

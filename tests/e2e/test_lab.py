@@ -38,17 +38,11 @@ def test_the_first_invocation_is_a_cold_start(lab):
 def test_ten_at_once_all_answer(lab):
     # How many environments they meet depends on how many of the ten CLI processes get to their request while another's is
     # answered: on a small machine the processes start one after the other, and each invocation takes a few milliseconds.
+    # That overlapping invocations get an environment each is test_concurrency's.
     streams = (lab / "parallel.txt").read_text().split()
     assert 1 <= len(streams) <= 10
     assert all("[$LATEST]" in stream for stream in streams)
     assert len(list(lab.glob("out-*.json"))) == 10
-
-
-def test_ten_that_really_come_at_once_meet_several_environments(firelet):
-    code = Path(__file__).with_name("lab.sh").read_text().split("<<'PYTHON'\n")[1].split("\nPYTHON")[0]
-    function = firelet.deploy({"index.py": code}, handler="index.handler", MemorySize=512)
-    streams = {answer.ok()["container_id"] for answer in function.parallel(10)}
-    assert 2 <= len(streams) <= 10
 
 
 def test_five_in_series_meet_one_warm_environment(lab):

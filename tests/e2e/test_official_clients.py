@@ -89,7 +89,7 @@ def node_function(firelet, request):
         pytest.skip("aws-lambda-ric is not installed: scripts/test installs it and sets FIRELET_TEST_NODE_MODULES")
     names = ("index.mjs", "package.json", "rapid-client.node")
     files = {f"node_modules/aws-lambda-ric/{name}": (client / name).read_bytes() for name in names}
-    files["wrapper"] = '#!/bin/sh\nexec "$1" /var/task/node_modules/aws-lambda-ric/index.mjs "$_HANDLER"\n'
+    files["wrapper"] = '#!/bin/sh\nexec node /var/task/node_modules/aws-lambda-ric/index.mjs "$_HANDLER"\n'
     files["index.js"] = (
         "let count = 0\n"
         "exports.handler = async (event, context) => {\n"

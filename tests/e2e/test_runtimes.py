@@ -129,7 +129,7 @@ def test_ruby(firelet):
 
 def test_an_absent_minor_version_is_served_by_the_nearest_unless_strict(firelet, start_firelet):
     # No machine has all of these; at least one of them is absent everywhere.
-    listed = firelet.run(*[part for part in (firelet.process.args[0], "runtimes", "--json")])
+    listed = firelet.firelet("runtimes", "--json")
     assert listed.returncode == 0, listed.stderr
     have = listed.stdout
     absent = next((name for name in ("python3.14", "python3.15", "python3.9", "python3.10") if f'"{name}"' not in have), None)
@@ -139,6 +139,8 @@ def test_an_absent_minor_version_is_served_by_the_nearest_unless_strict(firelet,
     assert firelet.deploy(code, runtime=absent)()[0] == 3
 
     strict = start_firelet("--strict-runtimes")
-    answer = strict.deploy(code, runtime=absent).call()
-    assert answer.error == "Unhandled"
-    assert absent in answer.payload["errorMessage"]
+    function = strict.deploy(code, runtime=absent)
+    with pytest.raises(strict.lambda_.exceptions.InvalidRuntimeException) as refused:
+        function.call()
+    assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 502
+    assert f"{absent} is not installed" in refused.value.response["Message"]
