@@ -223,6 +223,8 @@ fn a_living_server_keeps_its_groups_and_a_dead_one_does_not() {
     let group = dead.create("left", &LIMITS).expect("create");
     let mut child = run_in(&group, "sleep 1000");
     let left = paths(&group);
+    group.freeze().expect("freeze");
+    wait_until("the group to freeze", || is_frozen(&group));
     // As if it had been killed: the descriptors go, the directories stay.
     match dead.tree {
         Tree::V1(ref tree) => tree.hierarchies.iter().for_each(|(claim, _)| claim.unlock()),

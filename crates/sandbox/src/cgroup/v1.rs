@@ -15,7 +15,8 @@ use super::tree::{self, Claim};
 use super::{CPU_PERIOD_US, CgroupError, Limits, read_number, read_text};
 use crate::Usage;
 
-const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "freezer", "memory", "pids"];
+/// The freezer first: whoever removes groups in this order thaws processes before waiting for them to die.
+const CONTROLLERS: [&str; 5] = ["freezer", "cpu", "cpuacct", "memory", "pids"];
 
 #[derive(Debug)]
 pub(super) struct Tree {
