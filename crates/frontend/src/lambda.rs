@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::app::App;
 use crate::body::{self, BodyError};
-use crate::reply::{self, Reply};
+use crate::reply::{self, INTERNAL_ERROR, Reply};
 
 /// Largest request that carries code, in bytes: a zip of 50 MiB in base64, and room for the rest.
 const MAX_CODE_BODY: u64 = 70_167_211;
@@ -82,21 +82,33 @@ async fn manage(app: &Arc<App>, routed: Routed, request: Request<Incoming>) -> R
     })?;
     let query = head.uri.query().map(str::to_owned);
     let input = Input { operation, labels: routed.labels, query, headers: head.headers, body };
-    match operation {
-        Operation::CreateFunction => functions::create(app, &input).await,
-        Operation::GetFunction => functions::get(app, &input),
-        Operation::GetFunctionConfiguration => functions::get_configuration(app, &input),
-        Operation::UpdateFunctionCode => functions::update_code(app, &input).await,
-        Operation::UpdateFunctionConfiguration => functions::update_configuration(app, &input).await,
-        Operation::ListFunctions => functions::list(app, &input),
-        Operation::DeleteFunction => functions::delete(app, &input).await,
-        Operation::PublishVersion => versions::publish(app, &input).await,
-        Operation::ListVersionsByFunction => versions::list(app, &input),
-        Operation::PutProvisionedConcurrencyConfig => provisioned::put(app, &input).await,
-        Operation::GetProvisionedConcurrencyConfig => provisioned::get(app, &input),
-        Operation::ListProvisionedConcurrencyConfigs => provisioned::list(app, &input),
-        Operation::DeleteProvisionedConcurrencyConfig => provisioned::delete(app, &input).await,
-        Operation::GetAccountSettings => account::settings(app, &input),
-        _ => Err(ApiError::not_implemented(operation)),
+    let app = Arc::clone(app);
+    // In a task of its own: a caller who goes away between a change and what has to follow it must not stop either.
+    match tokio::spawn(async move { operate(&app, &input).await }).await {
+        Ok(result) => result,
+        Err(error) => {
+            tracing::error!(%error, %operation, "a handler died");
+            Err(ApiError::service(INTERNAL_ERROR))
+        }
+    }
+}
+
+async fn operate(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
+    match input.operation {
+        Operation::CreateFunction => functions::create(app, input).await,
+        Operation::GetFunction => functions::get(app, input),
+        Operation::GetFunctionConfiguration => functions::get_configuration(app, input),
+        Operation::UpdateFunctionCode => functions::update_code(app, input).await,
+        Operation::UpdateFunctionConfiguration => functions::update_configuration(app, input).await,
+        Operation::ListFunctions => functions::list(app, input),
+        Operation::DeleteFunction => functions::delete(app, input).await,
+        Operation::PublishVersion => versions::publish(app, input).await,
+        Operation::ListVersionsByFunction => versions::list(app, input),
+        Operation::PutProvisionedConcurrencyConfig => provisioned::put(app, input).await,
+        Operation::GetProvisionedConcurrencyConfig => provisioned::get(app, input),
+        Operation::ListProvisionedConcurrencyConfigs => provisioned::list(app, input),
+        Operation::DeleteProvisionedConcurrencyConfig => provisioned::delete(app, input).await,
+        Operation::GetAccountSettings => account::settings(app, input),
+        operation => Err(ApiError::not_implemented(operation)),
     }
 }

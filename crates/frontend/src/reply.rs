@@ -20,6 +20,9 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-reques
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
+/// What a caller reads of a bug.
+pub(crate) const INTERNAL_ERROR: &str = "An internal error occurred. The server's log has the details.";
+
 /// The body of an answer.
 pub(crate) enum ReplyBody {
     /// All of it, sent at once.
@@ -77,7 +80,7 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Reply {
         Ok(body) => reply(status, JSON, body),
         Err(error) => {
             tracing::error!(%error, "an answer could not be written as json");
-            api_error(&ApiError::service("An internal error occurred."))
+            api_error(&ApiError::service(INTERNAL_ERROR))
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::Deps;
 use crate::app::App;
-use crate::reply::{REQUEST_ID, Reply, api_error, request_id};
+use crate::reply::{INTERNAL_ERROR, REQUEST_ID, Reply, api_error, request_id};
 
 /// How long a connection may take to send the head of a request, idle time before it included.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -132,7 +132,7 @@ async fn answer(app: Arc<App>, request: Request<Incoming>) -> Result<Reply, Infa
     let id = request_id();
     let mut reply = match Caught(pin!(app.dispatch(request, &id))).await {
         Some(reply) => reply,
-        None => api_error(&ApiError::service("An internal error occurred. The server's log has the details.")),
+        None => api_error(&ApiError::service(INTERNAL_ERROR)),
     };
     if !reply.headers().contains_key(REQUEST_ID)
         && let Ok(value) = HeaderValue::try_from(id)

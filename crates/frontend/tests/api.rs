@@ -287,6 +287,36 @@ async fn bodies_may_come_in_chunks_and_one_connection_serves_many_requests() -> 
     firelet.stop().await
 }
 
+/// A caller that hangs up right after its request leaves a function that becomes active all the same.
+#[tokio::test]
+async fn a_lost_caller_does_not_leave_a_function_pending() -> Result<()> {
+    let Some(firelet) = server().await? else { return Ok(()) };
+    let mut client = firelet.client().await?;
+    create(&mut client, "f").await?;
+    for round in 0..20 {
+        let body = json!({"Timeout": 10 + round}).to_string();
+        let request = format!(
+            "PUT /2015-03-31/functions/f/configuration HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(firelet.address()).await?;
+        stream.write_all(request.as_bytes()).await?;
+        // Cut off in the middle of the change, more or less: what matters is that no cut leaves it half done.
+        drop(stream);
+        let settled = async {
+            loop {
+                let path = "/2015-03-31/functions/f/configuration";
+                let configuration = client.request(Method::GET, path, &[], "").await?.json()?;
+                if configuration["LastUpdateStatus"] != "InProgress" {
+                    return anyhow::Ok(configuration["LastUpdateStatus"].clone());
+                }
+            }
+        };
+        assert_eq!(tokio::time::timeout(DEADLINE, settled).await??, "Successful");
+    }
+    firelet.stop().await
+}
+
 fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as u64
