@@ -91,7 +91,7 @@ exports.streamHttp = awslambda.streamifyResponse(async (event, stream) => {
   stream.end();
 });
 exports.streamPipe = awslambda.streamifyResponse(async (event, stream) => {
-  const { pipeline } = require('util').promisify ? require('stream/promises') : {};
+  const { pipeline } = require('stream/promises');
   const { Readable } = require('stream');
   await pipeline(Readable.from([Buffer.alloc(200000, 'x'), Buffer.from('end')]), stream);
 });

@@ -3,6 +3,8 @@
 import glob
 import importlib.util
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -349,7 +351,7 @@ def test_the_functions_own_modules_come_first(task):
 
 
 def other_pythons():
-    found = sorted(glob.glob("/usr/bin/python3.?*") + glob.glob("/root/.pyenv/versions/3.*/bin/python3"))
+    found = sorted(glob.glob("/usr/bin/python3.?*") + glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python3")))
     return [path for path in found if "config" not in path]
 
 
@@ -379,8 +381,6 @@ def test_a_cold_start_imports_nothing_heavy(task):
 
 def test_the_runtime_api_may_be_a_name(task):
     code = "import firelet_api; api = firelet_api.RuntimeApi('localhost:%d'); api._connect(); print(api._socket.getpeername()[1])"
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         command = [sys.executable, "-c", code % port]
