@@ -14,7 +14,7 @@ use worker::EnvironmentSpec;
 use worker_manager::WorkerManager;
 
 use crate::Deps;
-use crate::specs::Specs;
+use crate::specs::{Builder, Specs};
 
 /// The rooms behind the frontend.
 pub(crate) struct App {
@@ -30,7 +30,7 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn new(deps: Deps) -> Self {
         let Deps { control_plane, workers, logs, package_path } = deps;
-        let specs = Specs::new(control_plane.clone(), package_path);
+        let specs = Specs::new(Builder::new(control_plane.clone(), package_path));
         Self {
             control_plane,
             workers,
@@ -82,7 +82,7 @@ impl App {
 
     /// The zip archive of a version on this host.
     pub(crate) fn package(&self, version: &FunctionVersion) -> Result<PathBuf, ApiError> {
-        self.specs.package(version).map_err(|error| ApiError::service(error.to_string()))
+        self.specs.builder().package(version).map_err(|error| ApiError::service(error.to_string()))
     }
 
     /// What is really there of a version's provisioned concurrency.
