@@ -36,6 +36,7 @@ pub(crate) async fn dispatch(app: &App, request: Request<Incoming>) -> Reply {
     match path {
         "health" => health(app),
         "functions" => functions(app),
+        "environments" => environments(app),
         "metrics" => metrics(app),
         path if path.starts_with("code/") => code(app, &path["code/".len()..]).await,
         "logs/follow" => {
@@ -153,6 +154,13 @@ async fn code(app: &App, path: &str) -> Reply {
             }
         },
     }
+}
+
+/// The live environments, and where the time of the latest cold starts went.
+fn environments(app: &App) -> Reply {
+    let worker = app.workers.worker();
+    let body = serde_json::json!({ "environments": worker.environments(), "cold_starts": worker.cold_starts() });
+    reply::json(StatusCode::OK, &body)
 }
 
 /// The Prometheus text format.
