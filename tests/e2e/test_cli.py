@@ -156,7 +156,7 @@ def test_a_directory_can_be_added_as_a_runtime(firelet, tmp_path):
     done = firelet.firelet("runtimes", "add", f"dir:{modules}/node-22", "--data-dir", tmp_path)
     assert done.returncode == 0, done.stderr
     listed = json.loads(firelet.firelet("runtimes", "--json", "--data-dir", tmp_path).stdout)
-    assert any(runtime["serves"] == "nodejs22.x" and str(tmp_path) in str(runtime) for runtime in listed)
+    assert any(runtime["serves"] == "nodejs22.x" and f"{modules}/node-22" in str(runtime) for runtime in listed)
 
 
 def test_an_unknown_runtime_source_is_refused_with_the_choices(firelet, tmp_path):
