@@ -9,9 +9,8 @@
 //! ```
 //!
 //! A sandbox is `Cloned -> Settled -> Built -> Ended`. Settled ones, which have namespaces, a user and a control group but
-//! no root yet, are kept ready in a pool: on version 1 of control groups, putting a process into one takes the kernel ten
-//! milliseconds. Everything made for a sandbox reaches init as a descriptor. Freezing and measuring go straight to the
-//! control group, which holds the tenants but not init.
+//! no root yet, are kept ready in a pool: that is half of the work. Everything made for a sandbox reaches init as a
+//! descriptor. Freezing and measuring go straight to the control group, which holds the tenants but not init.
 //!
 //! What remains when something dies: if the server dies, the supervisor and every init read the end of their sockets,
 //! the inits exit, the kernel kills the rest, and the supervisor removes the control groups. If the supervisor dies, the
@@ -175,7 +174,15 @@ impl Namespace {
         let failed = |source| StartError::Supervisor { program: options.helper.program.clone(), source };
         let (child, socket) = options.helper.start().map_err(failed)?;
         let link = Link::new(socket).map_err(failed)?;
-        let losses = cgroups.losses();
+        let mut losses = cgroups.losses();
+        losses.extend(networks.iter().flat_map(Networks::losses));
+        losses.extend(disks.loss().cloned());
+        if !root {
+            losses.push(Loss {
+                what: "user of their own: sandboxes run as the user of the server, apart in user namespaces".into(),
+                remedy: "run as root".into(),
+            });
+        }
         let supervisor = Mutex::new(Some(child));
         let host = Host {
             roster: Arc::new(Roster { link, live: Mutex::default() }),

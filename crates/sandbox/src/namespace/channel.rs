@@ -95,3 +95,48 @@ pub(super) fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<Owne
     File::from(file).take(MAX_MESSAGE).read_to_end(&mut payload)?;
     Ok(Some((payload, fds)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn messages_of_all_lengths_arrive_whole_and_in_order() {
+        let (one, two) = pair().unwrap();
+        for length in [0, 1, MAX_INLINE, MAX_INLINE + 1, 3 << 20] {
+            let payload: Vec<u8> = (0..length).map(|index| index as u8).collect();
+            send(&one, &payload, &[]).unwrap();
+            let (received, fds) = receive(&two).unwrap().unwrap();
+            assert!(received == payload && fds.is_empty(), "{length}");
+        }
+        drop(one);
+        assert!(receive(&two).unwrap().is_none());
+    }
+
+    #[test]
+    fn descriptors_arrive_beside_short_and_long_messages() {
+        let (one, two) = pair().unwrap();
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        for length in [10, MAX_INLINE * 2] {
+            send(&one, &vec![7; length], &[write.as_fd(), read.as_fd()]).unwrap();
+            let (payload, fds) = receive(&two).unwrap().unwrap();
+            assert_eq!((payload.len(), fds.len()), (length, 2));
+            rustix::io::write(&fds[0], b"x").unwrap();
+            let mut byte = [0];
+            assert_eq!(rustix::io::read(&fds[1], &mut byte).unwrap(), 1);
+            let flags = rustix::io::fcntl_getfd(&fds[0]).unwrap();
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "{}", fds[0].as_raw_fd());
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused_before_it_is_sent() {
+        let (one, two) = pair().unwrap();
+        let fds = vec![two.as_fd(); MAX_FDS];
+        assert_eq!(send(&one, b"", &fds).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        send(&one, b"next", &[]).unwrap();
+        assert_eq!(receive(&two).unwrap().unwrap().0, b"next");
+    }
+}

@@ -30,8 +30,6 @@ const OOM_SCORE: &str = "500";
 /// What the processes of a sandbox are started with.
 pub(super) struct Inside {
     pub filter: BpfProgram,
-    /// The landlock ruleset, for a process that does not inherit it from init.
-    pub ruleset: Option<OwnedFd>,
     /// The null device, as standard input.
     pub null: Option<OwnedFd>,
     /// User to become; `None` in a user namespace, where there is only one.
@@ -99,53 +97,43 @@ fn serve(control: &OwnedFd, filter: &BpfProgram, started: Instant) -> Result<(),
     let Some((ToInit::Settle(settle), fds)) = next(control)? else { return Ok(()) };
     let inside = Inside {
         filter: filter.clone(),
-        ruleset: None,
         null: None,
         uid: settle.uid,
         max_tasks: settle.max_tasks,
         group: group(settle, fds),
     };
-    let mut init = Init { control, inside, ruleset: None, waiting: None, processes: HashMap::new(), kills: 0 };
-    if matches!(init.inside.group, Group::V1(_)) {
-        // Entering a group of the first version waits for the whole kernel, milliseconds: not when a process is wanted.
-        init.waiting = Some(init.fork_waiting()?);
-    }
+    let mut init = Init { control, inside, processes: HashMap::new(), kills: 0 };
 
     let Some((ToInit::Build(build), fds)) = next(control)? else { return Ok(()) };
     let building = Instant::now();
     let mut fds = fds.into_iter();
-    let given = if build.has_netns { fds.next() } else { None };
-    if let Some(netns) = &given {
-        enter_network(netns)?;
+    if build.has_netns
+        && let Some(netns) = fds.next()
+    {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+            .step(|| "enter the network namespace".into())?;
     }
     let listeners = match &build.own_network {
         Some(listen) => loopback::only_loopback(listen)?,
         None => Vec::new(),
     };
-    init.settle_waiting(given, build.own_network.is_some())?;
     let tmp = if build.has_tmp { fds.next() } else { None };
     rustix::system::sethostname(build.hostname.as_bytes()).step(|| "set the host name".into())?;
     let mounting = Instant::now();
     root::enter(prepared, &build, tmp)?;
     let mounts = micros(mounting);
     init.inside.null = Some(std::fs::File::open("/dev/null").step(|| "open /dev/null".into())?.into());
-    init.ruleset = landlock::ruleset().map_err(io::Error::other).step(|| "restrict paths".into())?;
-    if let Some(ruleset) = &init.ruleset {
-        // Inherited by every process that is forked from here on, so that they are in one landlock domain and may look
-        // at each other's `/proc` directories, as on Lambda. The waiting one is forked already and gets one of its own.
+    if let Some(ruleset) = landlock::ruleset().map_err(io::Error::other).step(|| "restrict paths".into())? {
+        // Inherited by every process that is forked from here on: they are in one landlock domain and may look at each
+        // other's `/proc` directories, as on Lambda.
         sys::landlock_restrict_self(ruleset.as_fd()).step(|| "restrict paths".into())?;
     }
     // From now on nobody but root of the host can trace this process or look into its memory.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).step(|| "hide the memory of init".into())?;
-    let listeners: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
-    init.tell(&FromInit::Ready(Timings { prepare, mounts, build: micros(building) }), &listeners)?;
+    let ready = FromInit::Ready(Timings { prepare, mounts, build: micros(building) });
+    init.tell(&ready, &listeners.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+    drop(listeners);
     init.serve(&signals)
-}
-
-/// Leaves the network namespace that this process was forked in for the sandbox's.
-pub(super) fn enter_network(netns: &OwnedFd) -> Result<(), StepError> {
-    move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
-        .step(|| "enter the network namespace".into())
 }
 
 fn micros(since: Instant) -> u32 {
@@ -177,18 +165,10 @@ fn group(settle: Settle, fds: Vec<OwnedFd>) -> Group {
 struct Init<'a> {
     control: &'a OwnedFd,
     inside: Inside,
-    ruleset: Option<OwnedFd>,
-    /// A child that has entered the control group already and waits for what to become.
-    waiting: Option<Waiting>,
     /// The server's numbers of the children that run its processes. Orphans of theirs are only buried.
     processes: HashMap<Pid, u32>,
     /// How often the server wants to hear that no child is left.
     kills: u32,
-}
-
-struct Waiting {
-    pid: Pid,
-    socket: OwnedFd,
 }
 
 impl Init<'_> {
@@ -230,8 +210,13 @@ impl Init<'_> {
             ToInit::KillAll => {
                 self.kills += 1;
                 // Everything in the process namespace but this process, in one step that no fork can outrun.
-                let _ = sys::kill_everything();
+                let _ = sys::signal_everything(libc::SIGKILL);
                 self.reap()
+            }
+            ToInit::Stop { stop } => {
+                // Fails only if there is no process, which is as good.
+                let _ = sys::signal_everything(if stop { libc::SIGSTOP } else { libc::SIGCONT });
+                Ok(())
             }
             ToInit::Settle(_) | ToInit::Build(_) => {
                 Err(rustix::io::Errno::BADMSG).step(|| "make a sandbox a second time".into())
@@ -240,12 +225,6 @@ impl Init<'_> {
     }
 
     fn spawn(&mut self, spawn: &Spawn, pipes: Pipes) -> Result<(), StepError> {
-        if let Some(waiting) = self.waiting.take()
-            && self.hand_over(&waiting, spawn, &pipes).is_ok()
-        {
-            self.processes.insert(waiting.pid, spawn.process);
-            return Ok(());
-        }
         let group = match &self.inside.group {
             Group::V2(dir) => Some(dir.as_fd()),
             Group::V1(_) | Group::None => None,
@@ -265,46 +244,10 @@ impl Init<'_> {
         Ok(())
     }
 
-    fn fork_waiting(&self) -> Result<Waiting, StepError> {
-        let (socket, theirs) = channel::pair().step(|| "connect to a waiting process".into())?;
-        match sys::clone3(0, None).step(|| "fork a waiting process".into())? {
-            sys::Forked::Parent(pid) => Ok(Waiting { pid, socket }),
-            sys::Forked::Child => {
-                drop(socket);
-                tenant::wait_in_group(&self.inside, &theirs)
-            }
-        }
-    }
-
-    /// Tells the waiting process which network is the sandbox's: it was forked in another.
-    fn settle_waiting(&mut self, given: Option<OwnedFd>, own: bool) -> Result<(), StepError> {
-        let Some(waiting) = &self.waiting else { return Ok(()) };
-        let network = match given {
-            None if own => {
-                let network = std::fs::File::open("/proc/thread-self/ns/net");
-                Some(network.step(|| "name the network namespace".into())?.into())
-            }
-            given => given,
-        };
-        let fds: Vec<BorrowedFd<'_>> = network.iter().map(OwnedFd::as_fd).collect();
-        channel::send(&waiting.socket, tenant::NETWORK, &fds).step(|| "tell a waiting process its network".into())
-    }
-
-    /// Tells a waiting process what to become. Descriptors: null device, the pipes, the ruleset if there is one.
-    fn hand_over(&self, waiting: &Waiting, spawn: &Spawn, pipes: &Pipes) -> io::Result<()> {
-        let null = self.inside.null.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        let fds = [null, &pipes.stdout, &pipes.stderr, &pipes.status];
-        let fds: Vec<_> = fds.into_iter().chain(&pipes.log).chain(&self.ruleset).map(AsFd::as_fd).collect();
-        channel::send(&waiting.socket, &ToInit::Spawn(Box::new(spawn.clone())).encode(), &fds)
-    }
-
     fn reap(&mut self) -> Result<(), StepError> {
         loop {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
-                    if self.waiting.as_ref().is_some_and(|waiting| waiting.pid == pid) {
-                        self.waiting = None;
-                    }
                     let Some(process) = self.processes.remove(&pid) else { continue };
                     let exit = match (status.exit_status(), status.terminating_signal()) {
                         (Some(code), _) => crate::Exit::Code(code),

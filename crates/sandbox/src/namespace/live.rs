@@ -222,7 +222,11 @@ impl Shell {
         };
         match built {
             Some(Built::Ready { timings, listeners: own }) => {
-                listeners.extend(own.into_iter().map(TcpListener::from));
+                for listener in own.into_iter().map(TcpListener::from) {
+                    // As those of `NetworkSlot` are.
+                    listener.set_nonblocking(true).map_err(|error| failed("take its sockets", error))?;
+                    listeners.push(listener);
+                }
                 Ok((NamespaceSandbox { id, shell: self, listeners }, timings))
             }
             Some(Built::Failed { step, errno }) => Err(failed(&step, io::Error::from_raw_os_error(errno))),
@@ -369,11 +373,17 @@ impl Sandbox for NamespaceSandbox {
     }
 
     fn freeze(&self) -> Result<(), FreezeError> {
-        self.with_group(Group::freeze)
+        self.with_group(|group| match group.entry() {
+            Entry::None => self.shell.live.control.ask_now(&ToInit::Stop { stop: true }),
+            Entry::V1 { .. } | Entry::V2 { .. } => group.freeze(),
+        })
     }
 
     fn thaw(&self) -> Result<(), FreezeError> {
-        self.with_group(Group::thaw)
+        self.with_group(|group| match group.entry() {
+            Entry::None => self.shell.live.control.ask_now(&ToInit::Stop { stop: false }),
+            Entry::V1 { .. } | Entry::V2 { .. } => group.thaw(),
+        })
     }
 
     fn usage(&self) -> Usage {

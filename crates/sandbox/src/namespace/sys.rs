@@ -121,10 +121,10 @@ pub(super) fn landlock_restrict_self(ruleset: BorrowedFd<'_>) -> io::Result<()> 
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) }).map(drop)
 }
 
-/// Sends SIGKILL to every process of this process namespace but the caller, who is its process 1.
-pub(super) fn kill_everything() -> io::Result<()> {
+/// Sends a signal to every process of this process namespace but the caller, who is its process 1.
+pub(super) fn signal_everything(signal: c_int) -> io::Result<()> {
     // SAFETY: plain numbers.
-    check_int(unsafe { libc::kill(-1, libc::SIGKILL) })
+    check_int(unsafe { libc::kill(-1, signal) })
 }
 
 /// Sets both sides of a resource limit.

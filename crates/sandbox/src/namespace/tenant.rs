@@ -7,15 +7,15 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::thread::UnshareFlags;
 
-use super::init::{self, Group, Inside};
+use super::init::{Group, Inside};
 use super::step::{Step, StepError};
-use super::wire::{Spawn, ToInit};
-use super::{channel, sys};
+use super::sys;
+use super::wire::Spawn;
 
 /// Open files and sockets per process, as on Lambda.
 const MAX_FILES: u64 = 1024;
@@ -27,9 +27,6 @@ const LOCKED: u64 = 64 << 10;
 const LOG_FD: i32 = 3;
 /// NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock; KEEP_CAPS locked off. (linux/securebits.h)
 const SECURE_BITS: libc::c_ulong = 0b1110_1111;
-
-/// The message with which a waiting process gets its network namespace; without a descriptor it stays in the host's.
-pub(super) const NETWORK: &[u8] = b"network";
 
 /// What the status pipe says when the start failed. Encoded as the kind, the errno in four bytes, then the step.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,41 +93,8 @@ pub(super) fn report(status: OwnedFd, failure: &StartFailure) {
 
 /// Becomes the program. Called in the forked child, never returns.
 pub(super) fn run(inside: &Inside, spawn: &Spawn, pipes: Pipes) -> ! {
-    let joined = join_group(inside);
-    become_program(inside, joined, spawn, pipes)
-}
-
-/// Enters the control group, waits to be told on `socket` in which network (see `Init::settle_waiting`) and what to become
-/// (see `Init::hand_over`), and becomes it. Called
-/// in the forked child, never returns.
-pub(super) fn wait_in_group(inside: &Inside, socket: &OwnedFd) -> ! {
-    let joined = join_group(inside);
-    // Without the sandbox's network there is no program: this process still is in the host's.
-    let Ok(Some((payload, network))) = channel::receive(socket) else { sys::exit_now(127) };
-    if payload != NETWORK || network.iter().any(|netns| init::enter_network(netns).is_err()) {
-        sys::exit_now(127)
-    }
-    drop(network);
-    let Ok(Some((payload, fds))) = channel::receive(socket) else { sys::exit_now(127) };
-    let Ok(ToInit::Spawn(spawn)) = ToInit::decode(&payload) else { sys::exit_now(127) };
-    let mut fds = fds.into_iter();
-    let null = fds.next();
-    let count = if spawn.log_fd_env.is_some() { 4 } else { 3 };
-    let Some(pipes) = Pipes::from_message(fds.by_ref().take(count).collect()) else { sys::exit_now(127) };
-    let inside = Inside {
-        filter: inside.filter.clone(),
-        ruleset: fds.next(),
-        null,
-        uid: inside.uid,
-        max_tasks: inside.max_tasks,
-        group: Group::None,
-    };
-    become_program(&inside, joined, &spawn, pipes)
-}
-
-fn become_program(inside: &Inside, joined: Result<(), StepError>, spawn: &Spawn, pipes: Pipes) -> ! {
     let status = above_standard(&pipes.status);
-    let Err(failure) = joined.map_err(StartFailure::from).and_then(|()| start(inside, spawn, pipes));
+    let Err(failure) = start(inside, spawn, pipes);
     if let Ok(status) = status {
         report(status, &failure);
     }
@@ -138,6 +102,7 @@ fn become_program(inside: &Inside, joined: Result<(), StepError>, spawn: &Spawn,
 }
 
 fn start(inside: &Inside, spawn: &Spawn, pipes: Pipes) -> Result<Infallible, StartFailure> {
+    join_group(inside)?;
     // From here on the group is the root of what the process can see of control groups.
     // SAFETY: only descriptor tables are unsafe to unshare, and this does not.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
@@ -152,9 +117,6 @@ fn start(inside: &Inside, spawn: &Spawn, pipes: Pipes) -> Result<Infallible, Sta
         return Err(StartFailure::Cwd(error.raw_os_error()));
     }
     let (argv, env) = program(spawn)?;
-    if let Some(ruleset) = &inside.ruleset {
-        sys::landlock_restrict_self(ruleset.as_fd()).step(|| "restrict itself with landlock".into())?;
-    }
     seccompiler::apply_filter(&inside.filter).map_err(io::Error::other).step(|| "install the call filter".into())?;
     sys::reset_signals();
     let error = sys::exec(&argv, &env);
@@ -188,7 +150,7 @@ fn arrange_descriptors(inside: &Inside, pipes: Pipes) -> Result<(), StepError> {
         sys::dup_to(fd, next).step(failed)?;
         next += 1;
     }
-    // The status pipe, the ruleset and what was init's go with the exec.
+    // The status pipe and what was init's go with the exec.
     sys::close_on_exec_from(next).step(failed)?;
     // The numbers that were theirs may be standard ones now.
     std::mem::forget(pipes);

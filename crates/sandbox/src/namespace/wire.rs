@@ -47,6 +47,8 @@ pub(super) enum ToInit {
     Signal { process: u32, signal: i32 },
     /// Kill every process but init; answered by [`FromInit::AllKilled`].
     KillAll,
+    /// Stop every process but init, or let all go on: the freezer of a sandbox without a control group.
+    Stop { stop: bool },
 }
 
 /// How processes enter the control group of their sandbox.
@@ -190,6 +192,9 @@ impl ToInit {
             ToInit::KillAll => {
                 out.u8(4);
             }
+            ToInit::Stop { stop } => {
+                out.u8(5).u8((*stop).into());
+            }
         }
         out.0
     }
@@ -202,6 +207,7 @@ impl ToInit {
             2 => ToInit::Spawn(Box::new(Spawn::decode(&mut input)?)),
             3 => ToInit::Signal { process: input.u32()?, signal: input.i32()? },
             4 => ToInit::KillAll,
+            5 => ToInit::Stop { stop: input.bool()? },
             _ => return Err(Malformed("unknown request to an init")),
         };
         input.end(message)
@@ -453,3 +459,6 @@ impl<'a> Decoder<'a> {
         if self.0.is_empty() { Ok(message) } else { Err(Malformed("bytes follow its end")) }
     }
 }
+
+#[cfg(test)]
+mod tests;

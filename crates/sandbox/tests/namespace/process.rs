@@ -4,7 +4,7 @@ use std::io;
 
 use sandbox::{Exit, Signal, SpawnError};
 
-use crate::support::{Output, process, python, read, rig, run, sh, spawn, wait};
+use crate::support::{DEADLINE, Output, process, python, read, rig, run, sh, spawn, spec, wait};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn output_and_exit_code_come_back() {
@@ -144,6 +144,33 @@ async fn kill_all_takes_orphans_too_and_leaves_tmp_and_the_sandbox() {
     // Init, the shell, ls and grep.
     assert_eq!(after.stdout, "kept\n4\n");
     sandbox.kill_all().await;
+    rig.end(sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_accepts_on_the_loopback_of_the_sandbox() {
+    let Some(rig) = rig() else { return };
+    let mut listening = spec("listen");
+    listening.listen = vec!["127.0.0.1:9001".parse().unwrap(), "127.0.0.1:9002".parse().unwrap()];
+    let mut sandbox = rig.sandbox_of(listening).await;
+    let listeners = sandbox.take_listeners();
+    assert!(sandbox.take_listeners().is_empty());
+    // The first process of a sandbox and a later one.
+    for (listener, port) in listeners.into_iter().zip([9001, 9002]) {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        assert_eq!(listener.local_addr().unwrap().port(), port);
+        let connect =
+            format!("import socket; s = socket.create_connection(('127.0.0.1', {port})); print(s.recv(5).decode())");
+        let serve = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            stream.writable().await.unwrap();
+            assert_eq!(stream.try_write(b"hello").unwrap(), 5);
+        };
+        let serve = tokio::time::timeout(DEADLINE, serve);
+        let (output, served) = tokio::join!(python(&*sandbox, &connect), serve);
+        assert_eq!(output.stdout, "hello\n", "{}", output.stderr);
+        served.unwrap();
+    }
     rig.end(sandbox).await;
 }
 

@@ -12,6 +12,8 @@ use sandbox::{Backend, Bind, Exit, Process, ProcessId, ProcessSpec, RootFs, Sand
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
+/// The program that the supervisor runs as.
+pub const SUPERVISOR: &str = env!("CARGO_BIN_EXE_sandbox-supervisor");
 /// How long a test waits for something that takes milliseconds.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -57,7 +59,8 @@ impl Rig {
 /// Nothing kept ready and no network unless a test is about that: tests run many at a time.
 pub fn options(dir: &Path) -> Options {
     let mut options = Options::new(dir.join("disks"));
-    options.helper = Helper { program: env!("CARGO_BIN_EXE_sandbox-supervisor").into(), args: Vec::new() };
+    let program = std::env::var_os("FIRELET_TEST_SUPERVISOR").unwrap_or(SUPERVISOR.into());
+    options.helper = Helper { program: program.into(), args: Vec::new() };
     options.cgroup_parent = "firelet-test".into();
     options.network = NetworkMode::Off;
     options.net.pool_size = 0;
@@ -207,4 +210,13 @@ pub fn processes_of(uid: u32) -> Vec<u32> {
 /// The user that a sandbox's processes run as.
 pub async fn uid_of(sandbox: &dyn Sandbox) -> u32 {
     sh(sandbox, "id -u").await.stdout.trim().parse().unwrap()
+}
+
+/// The first line that comes out of a pipe.
+pub async fn first_line(pipe: OwnedFd) -> String {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let mut line = String::new();
+    let reading = async { BufReader::new(pipe::Receiver::from_owned_fd(pipe).unwrap()).read_line(&mut line).await };
+    tokio::time::timeout(DEADLINE, reading).await.expect("the process writes a line").unwrap();
+    line.trim_end().to_owned()
 }
