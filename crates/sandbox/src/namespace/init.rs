@@ -16,9 +16,10 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use seccompiler::BpfProgram;
+use seccompiler::{BpfProgram, apply_filter};
 
 use super::identity::MAPPED_UID;
+use super::seccomp::Filters;
 use super::step::{Step, StepError};
 use super::tenant::{self, Pipes, StartFailure};
 use super::wire::{FromInit, GroupEntry, Settle, Spawn, Timings, ToInit};
@@ -29,6 +30,7 @@ const OOM_SCORE: &str = "500";
 
 /// What the processes of a sandbox are started with.
 pub(super) struct Inside {
+    /// What init's own filter, which they inherit, does not refuse.
     pub filter: BpfProgram,
     /// The null device, as standard input.
     pub null: Option<OwnedFd>,
@@ -53,14 +55,14 @@ pub(super) struct Mapped {
 }
 
 /// Runs the sandbox until it ends. Called in the child of the supervisor's clone; `mapped` if that made a user namespace.
-pub(super) fn run(control: OwnedFd, filter: &BpfProgram, mapped: Option<Mapped>) -> ! {
+pub(super) fn run(control: OwnedFd, filters: &Filters, mapped: Option<Mapped>) -> ! {
     let started = Instant::now();
     let control = match settle_down(control, mapped) {
         Ok(control) => control,
         // The server sees the socket close.
         Err(_) => sys::exit_now(1),
     };
-    if let Err(error) = serve(&control, filter, started) {
+    if let Err(error) = serve(&control, filters, started) {
         let _ = tell(&control, &FromInit::Failed { step: error.step, errno: error.errno }, &[]);
         sys::exit_now(1);
     }
@@ -89,14 +91,15 @@ fn settle_down(control: OwnedFd, mapped: Option<Mapped>) -> io::Result<OwnedFd> 
     Ok(above)
 }
 
-fn serve(control: &OwnedFd, filter: &BpfProgram, started: Instant) -> Result<(), StepError> {
+fn serve(control: &OwnedFd, filters: &Filters, started: Instant) -> Result<(), StepError> {
+    apply_filter(&filters.init).map_err(io::Error::other).step(|| "install the call filter".into())?;
     let signals = sys::child_signals().step(|| "wait for signals".into())?;
     let prepared = root::prepare()?;
     let prepare = micros(started);
 
     let Some((ToInit::Settle(settle), fds)) = next(control)? else { return Ok(()) };
     let inside = Inside {
-        filter: filter.clone(),
+        filter: filters.tenant.clone(),
         null: None,
         uid: settle.uid,
         max_tasks: settle.max_tasks,
@@ -128,6 +131,8 @@ fn serve(control: &OwnedFd, filter: &BpfProgram, started: Instant) -> Result<(),
         // other's `/proc` directories, as on Lambda.
         sys::landlock_restrict_self(ruleset.as_fd()).step(|| "restrict paths".into())?;
     }
+    // For what init starts: it has its own capabilities already, and never execs.
+    sys::drop_bounding_set().step(|| "drop the bounding set".into())?;
     // From now on nobody but root of the host can trace this process or look into its memory.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).step(|| "hide the memory of init".into())?;
     let ready = FromInit::Ready(Timings { prepare, mounts, build: micros(building) });

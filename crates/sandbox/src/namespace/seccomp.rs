@@ -8,18 +8,27 @@ use std::collections::BTreeMap;
 use std::ffi::c_long;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
-    SeccompRule, sock_filter,
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition,
+    SeccompFilter, SeccompRule, sock_filter,
 };
 
 /// The filter could not be compiled: a mistake in this file, or an architecture without a table.
 #[derive(Debug, thiserror::Error)]
 #[error("could not compile the system call filter")]
-pub(super) struct FilterError(#[from] seccompiler::BackendError);
+pub(super) struct FilterError(#[from] BackendError);
 
-/// Refused whatever the arguments.
-const DENIED: &[c_long] = &[
-    // Mounts and roots.
+/// The two filters of a tenant process. The kernel spends a few hundred microseconds on a long filter when it is
+/// installed, so most of it is installed once, in init, and inherited.
+#[derive(Debug, Clone)]
+pub(super) struct Filters {
+    /// What init can do without as well.
+    pub init: BpfProgram,
+    /// What init needs to make a sandbox and start processes in it.
+    pub tenant: BpfProgram,
+}
+
+/// Refused to tenants whatever the arguments.
+const DENIED_TO_TENANTS: &[c_long] = &[
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
@@ -31,6 +40,13 @@ const DENIED: &[c_long] = &[
     libc::SYS_move_mount,
     libc::SYS_open_tree,
     libc::SYS_mount_setattr,
+    libc::SYS_setns,
+    libc::SYS_sethostname,
+];
+
+/// Refused to init and tenants whatever the arguments.
+const DENIED: &[c_long] = &[
+    // File systems and handles of files in them.
     STATMOUNT,
     LISTMOUNT,
     libc::SYS_open_by_handle_at,
@@ -50,7 +66,6 @@ const DENIED: &[c_long] = &[
     libc::SYS_pidfd_getfd,
     libc::SYS_move_pages,
     libc::SYS_migrate_pages,
-    libc::SYS_setns,
     // The kernel itself.
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
@@ -72,7 +87,6 @@ const DENIED: &[c_long] = &[
     libc::SYS_add_key,
     libc::SYS_request_key,
     // The host's name and clock.
-    libc::SYS_sethostname,
     libc::SYS_setdomainname,
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
@@ -94,10 +108,10 @@ const DENIED_HERE: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const DENIED_HERE: &[c_long] = &[];
 
-/// Answered as by a kernel that does not have them. `clone3` because its flags lie in memory, where a filter cannot look;
-/// C libraries fall back to `clone`.
-const ABSENT: &[c_long] =
-    &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+/// Answered as by a kernel that does not have them.
+const ABSENT: &[c_long] = &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+/// The same for tenants. The flags of `clone3` lie in memory, where a filter cannot look; C libraries fall back to `clone`.
+const ABSENT_TO_TENANTS: &[c_long] = &[libc::SYS_clone3];
 
 // Numbers that libc does not name on every architecture; the same everywhere (linux/scripts/syscall.tbl).
 const STATMOUNT: c_long = 457;
@@ -129,51 +143,47 @@ const PERSONALITIES: &[u64] = &[0, 0x0002_0000, 0xffff_ffff];
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541c;
 
-/// The compiled program for this architecture.
-pub(super) fn filter() -> Result<BpfProgram, FilterError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for &call in DENIED.iter().chain(DENIED_HERE) {
-        rules.insert(call, Vec::new());
-    }
-    let has = |argument, flag| condition(argument, Op::MaskedEq(flag), flag);
-    let mut clone = Vec::new();
-    let mut unshare = vec![SeccompRule::new(vec![has(0, CLONE_NEWTIME)?])?];
-    for &flag in NAMESPACE_FLAGS {
-        clone.push(SeccompRule::new(vec![has(0, flag)?])?);
-        unshare.push(SeccompRule::new(vec![has(0, flag)?])?);
-    }
-    rules.insert(libc::SYS_clone, clone);
-    rules.insert(libc::SYS_unshare, unshare);
-    let is_none_of = |argument, values: &[u64]| -> Result<SeccompRule, seccompiler::BackendError> {
+/// The compiled programs for this architecture.
+pub(super) fn filters() -> Result<Filters, FilterError> {
+    let mut init: BTreeMap<i64, Vec<SeccompRule>> =
+        DENIED.iter().chain(DENIED_HERE).map(|&call| (call, Vec::new())).collect();
+    let is_none_of = |argument, values: &[u64]| -> Result<SeccompRule, BackendError> {
         SeccompRule::new(values.iter().map(|&value| condition(argument, Op::Ne, value)).collect::<Result<_, _>>()?)
     };
     let other_netlink =
         SeccompRule::new(vec![condition(0, Op::Eq, AF_NETLINK)?, condition(2, Op::Ne, NETLINK_ROUTE)?])?;
-    rules.insert(libc::SYS_socket, vec![is_none_of(0, FAMILIES)?, other_netlink]);
-    rules.insert(libc::SYS_personality, vec![is_none_of(0, PERSONALITIES)?]);
-    rules.insert(
-        libc::SYS_ioctl,
-        vec![
-            SeccompRule::new(vec![condition(1, Op::Eq, TIOCSTI)?])?,
-            SeccompRule::new(vec![condition(1, Op::Eq, TIOCLINUX)?])?,
-        ],
-    );
+    init.insert(libc::SYS_socket, vec![is_none_of(0, FAMILIES)?, other_netlink]);
+    init.insert(libc::SYS_personality, vec![is_none_of(0, PERSONALITIES)?]);
+    let input_of_terminals = |request| SeccompRule::new(vec![condition(1, Op::Eq, request)?]);
+    init.insert(libc::SYS_ioctl, vec![input_of_terminals(TIOCSTI)?, input_of_terminals(TIOCLINUX)?]);
+
+    let mut tenant: BTreeMap<i64, Vec<SeccompRule>> =
+        DENIED_TO_TENANTS.iter().map(|&call| (call, Vec::new())).collect();
+    let has = |flag| SeccompRule::new(vec![condition(0, Op::MaskedEq(flag), flag)?]);
+    let clone = NAMESPACE_FLAGS.iter().map(|&flag| has(flag)).collect::<Result<Vec<_>, _>>()?;
+    let unshare = clone.iter().cloned().chain([has(CLONE_NEWTIME)?]).collect();
+    tenant.insert(libc::SYS_clone, clone);
+    tenant.insert(libc::SYS_unshare, unshare);
+    Ok(Filters { init: compile(ABSENT, init)?, tenant: compile(ABSENT_TO_TENANTS, tenant)? })
+}
+
+fn compile(absent: &[c_long], denied: BTreeMap<i64, Vec<SeccompRule>>) -> Result<BpfProgram, FilterError> {
     let deny = SeccompAction::Errno(libc::EPERM as u32);
     let denied: BpfProgram =
-        SeccompFilter::new(rules, SeccompAction::Allow, deny, std::env::consts::ARCH.try_into()?)?.try_into()?;
-    let mut program = preamble();
+        SeccompFilter::new(denied, SeccompAction::Allow, deny, std::env::consts::ARCH.try_into()?)?.try_into()?;
+    let mut program = preamble(absent);
     program.extend(denied);
     Ok(program)
 }
 
-fn condition(argument: u8, operator: Op, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+fn condition(argument: u8, operator: Op, value: u64) -> Result<SeccompCondition, BackendError> {
     // The kernel looks at the lower half of each of these arguments only.
     SeccompCondition::new(argument, Len::Dword, operator, value)
 }
 
 /// What seccompiler has no words for: calls by number range and a second error. Falls through to what follows.
 /// The architecture is checked there, which is in time: this part only refuses.
-fn preamble() -> BpfProgram {
+fn preamble(absent: &[c_long]) -> BpfProgram {
     const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
     const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
     const JUMP_IF_GREATER: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
@@ -186,7 +196,7 @@ fn preamble() -> BpfProgram {
         step(JUMP_IF_GREATER, 0, 1, NEWEST),
         step(RETURN, 0, 0, ENOSYS),
     ];
-    for &call in ABSENT {
+    for &call in absent {
         program.extend([step(JUMP_IF_EQUAL, 0, 1, call as u32), step(RETURN, 0, 0, ENOSYS)]);
     }
     program

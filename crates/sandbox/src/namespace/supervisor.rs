@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, setsid, wait};
 use rustix::thread::UnshareFlags;
 
 use super::init::Mapped;
+use super::seccomp::Filters;
 use super::wire::{FromSupervisor, ToSupervisor};
 use super::{channel, init, seccomp, sys};
 
@@ -30,7 +31,7 @@ struct Supervisor {
     server: OwnedFd,
     /// Without root, every sandbox gets a user namespace of its own, in which this user is mapped.
     mapped: Option<Mapped>,
-    filter: seccompiler::BpfProgram,
+    filters: Filters,
     children: HashMap<u64, Child>,
 }
 
@@ -49,8 +50,8 @@ pub(super) fn run(server: OwnedFd) -> io::Result<()> {
         let follow = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         rustix::mount::mount_change("/", follow)?;
     }
-    let filter = seccomp::filter().map_err(io::Error::other)?;
-    let mut supervisor = Supervisor { server, mapped, filter, children: HashMap::new() };
+    let filters = seccomp::filters().map_err(io::Error::other)?;
+    let mut supervisor = Supervisor { server, mapped, filters, children: HashMap::new() };
     let result = supervisor.serve(&signals);
     supervisor.bury_all();
     result
@@ -110,7 +111,7 @@ impl Supervisor {
         // Init stays in the server's control group: the limits, the freezer and the out-of-memory killer of the
         // sandbox are for the tenant's processes, which join the group one by one.
         match sys::clone3(flags, None) {
-            Ok(sys::Forked::Child) => init::run(control, &self.filter, self.mapped),
+            Ok(sys::Forked::Child) => init::run(control, &self.filters, self.mapped),
             Ok(sys::Forked::Parent(pid)) => {
                 self.children.entry(key).or_default().pid = Some(pid);
                 Ok(())
