@@ -73,7 +73,8 @@ impl Client {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Result<Answer> {
-        if self.sender.is_closed() {
+        // Also waits until the connection has seen the end of the last answer.
+        if self.sender.ready().await.is_err() {
             self.sender = open(self.address).await?;
         }
         let mut request = Request::new(Full::new(body.into()));

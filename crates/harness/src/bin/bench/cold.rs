@@ -15,6 +15,9 @@ const HELLO: &[u8] = b"def handler(event, context):\n    return 'hello'\n";
 const RUNTIME: &str = "python3.12";
 const BURST: usize = 100;
 
+/// Makes Firelet tell how long each sandbox took.
+pub const LOG_FILTER: &str = "info,sandbox::namespace::live=debug";
+
 /// Measures all rounds and prints the table.
 pub async fn measure(firelet: &Firelet, plan: &Plan) -> Result<()> {
     let interpreter = Interpreter::find(firelet, RUNTIME).await?;
@@ -30,6 +33,7 @@ pub async fn measure(firelet: &Firelet, plan: &Plan) -> Result<()> {
             .await?;
     }
     client.invoke("cold-0", "{}").await?;
+    let told = firelet.log().len();
 
     let mut through_api = Samples::default();
     let mut init = Samples::default();
@@ -62,7 +66,18 @@ pub async fn measure(firelet: &Firelet, plan: &Plan) -> Result<()> {
     }
     row("firelet: invoke of a new function, sent to answered", &through_api);
     row("firelet: Init Duration of the same invocations", &init);
+    row("firelet: sandbox ready for its runtime", &ready_times(&firelet.log()[told..])?);
     Ok(())
+}
+
+/// The `ready_us=` of each sandbox in Firelet's log.
+fn ready_times(log: &str) -> Result<Samples> {
+    let mut samples = Samples::default();
+    for (_, rest) in log.lines().filter_map(|line| line.split_once(" ready_us=")) {
+        let microseconds = rest.split(' ').next().unwrap_or_default();
+        samples.push(Duration::from_micros(microseconds.parse().with_context(|| format!("ready_us={rest}"))?));
+    }
+    Ok(samples)
 }
 
 /// `Init Duration: 12.34 ms` in a REPORT line.

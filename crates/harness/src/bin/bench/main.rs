@@ -57,7 +57,8 @@ fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
 fn run(plan: Plan) -> Result<()> {
     facts::print();
     runtime(2)?.block_on(async {
-        let firelet = Firelet::start(Options::default()).await?;
+        let log = ("FIRELET_LOG".to_owned(), cold::LOG_FILTER.to_owned());
+        let firelet = Firelet::start(Options { environment: vec![log], ..Options::default() }).await?;
         warm::measure(&firelet, &plan).await?;
         throughput::measure(&firelet, &plan).await?;
         cold::measure(&firelet, &plan).await?;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::{Firelet, Function, zip_files};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -84,6 +86,8 @@ pub struct Peer {
     /// Set where it cannot be measured: why, and what to install.
     pub absent: Option<String>,
     command: Vec<OsString>,
+    /// Whether it must not see the second version of control groups beside the first, which crun refuses.
+    hides_unified: bool,
     /// Files that the command needs while it is measured.
     _files: Option<TempDir>,
 }
@@ -96,7 +100,7 @@ impl Peer {
         let python = [program, "-c".into(), script];
         let bare = python.iter().map(OsString::from).collect();
         let named = format!("bare interpreter with our bootstrap's imports ({})", interpreter.imports.len());
-        let mut peers = vec![Peer { name: named, absent: None, command: bare, _files: None }];
+        let mut peers = vec![Peer { name: named, absent: None, command: bare, hides_unified: false, _files: None }];
         peers.push(bubblewrap(interpreter, &python));
         peers.push(crun(interpreter, &python)?);
         for peer in &mut peers {
@@ -112,6 +116,15 @@ impl Peer {
         if self.absent.is_some() {
             return Ok(None);
         }
+        if !self.hides_unified {
+            return self.run().map(Some);
+        }
+        // Mounts can be changed for one thread alone, and for what it starts.
+        let result = std::thread::scope(|scope| scope.spawn(|| hide_unified().and_then(|()| self.run())).join());
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(Some)
+    }
+
+    fn run(&self) -> Result<Duration> {
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let started = Instant::now();
@@ -119,8 +132,19 @@ impl Peer {
         let output = child.wait_with_output()?;
         let time = started.elapsed();
         ensure!(output.status.success(), "{}: {}", self.name, String::from_utf8_lossy(&output.stderr).trim());
-        Ok(Some(time))
+        Ok(time)
     }
+}
+
+/// Where a machine with control groups of version 1 has those of version 2.
+const UNIFIED: &str = "/sys/fs/cgroup/unified";
+
+/// Gives the calling thread mounts of its own, without [`UNIFIED`].
+fn hide_unified() -> Result<()> {
+    // SAFETY: descriptors stay shared (no UnshareFlags::FILES), which is the danger that this function warns of.
+    unsafe { unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS)? };
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    unmount(UNIFIED, UnmountFlags::DETACH).with_context(|| format!("cannot hide {UNIFIED}"))
 }
 
 fn on_path(program: &str) -> bool {
@@ -142,7 +166,7 @@ fn bubblewrap(interpreter: &Interpreter, python: &[String]) -> Peer {
         command.extend(["--ro-bind", &prefix, &prefix].map(OsString::from));
     }
     command.extend(python.iter().map(OsString::from));
-    Peer { name: "bwrap (bubblewrap), all namespaces".into(), absent, command, _files: None }
+    Peer { name: "bwrap (bubblewrap), all namespaces".into(), absent, command, hides_unified: false, _files: None }
 }
 
 /// An OCI bundle with the same mounts; no limits, so that it is not charged for control groups.
@@ -183,5 +207,6 @@ fn crun(interpreter: &Interpreter, python: &[String]) -> Result<Peer> {
         ["crun", "--cgroup-manager=disabled", "run", "--bundle"].map(OsString::from).into();
     command.push(bundle.path().into());
     command.push(format!("firelet-bench-{}", std::process::id()).into());
-    Ok(Peer { name: "crun, five namespaces, no limits".into(), absent, command, _files: Some(bundle) })
+    let hides_unified = Path::new(UNIFIED).exists();
+    Ok(Peer { name: "crun, five namespaces, no limits".into(), absent, command, hides_unified, _files: Some(bundle) })
 }
