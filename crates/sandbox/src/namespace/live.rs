@@ -47,7 +47,8 @@ pub(super) struct Live {
 
 #[derive(Debug)]
 struct Remains {
-    ended: oneshot::Receiver<Ended>,
+    /// `None` once the end has been heard of.
+    ended: Option<oneshot::Receiver<Ended>>,
     network: Option<NetworkSlot>,
     disk: Option<TmpDisk>,
     identity: Identity,
@@ -57,7 +58,7 @@ impl Live {
     /// Kills everything inside, waits until it is gone, and gives back what the sandbox had on the host.
     pub async fn bury(&self, link: &Link) {
         let mut remains = self.remains.lock().await;
-        let Some(Remains { mut ended, network, disk, identity }) = remains.take() else { return };
+        let Some(Remains { ended, network, disk, identity }) = remains.take() else { return };
         self.control.hang_up();
         // If the supervisor is gone there is nothing left to kill.
         let _ = link.order(&ToSupervisor::Kill { key: self.key }, &[]).await;
@@ -66,8 +67,11 @@ impl Live {
             // On version 1, frozen processes die only when thawed. If this fails the removal below tries again.
             let _ = group.thaw();
         }
-        if tokio::time::timeout(SLOW_END, &mut ended).await.is_err() {
+        if let Some(mut ended) = ended
+            && tokio::time::timeout(SLOW_END, &mut ended).await.is_err()
+        {
             tracing::warn!(key = self.key, "a killed sandbox takes long to end");
+            // An error means that the supervisor is gone, and every sandbox with it.
             let _ = ended.await;
         }
         if let Some(group) = group {
@@ -168,7 +172,7 @@ impl Shell {
             uid_inside: identity.uid_inside(),
             hostname: identity.hostname(),
             group: RwLock::new(None),
-            remains: tokio::sync::Mutex::new(Some(Remains { ended, network: None, disk: None, identity })),
+            remains: tokio::sync::Mutex::new(Some(Remains { ended: Some(ended), network: None, disk: None, identity })),
         });
         roster.live.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&live));
         let shell = Shell { roster, live, runtime: tokio::runtime::Handle::current(), built: Some(built) };
@@ -262,7 +266,8 @@ impl Shell {
     async fn why_init_ended(&self) -> CreateError {
         let mut remains = self.live.remains.lock().await;
         let Some(remains) = remains.as_mut() else { return CreateError::SupervisorGone };
-        match (&mut remains.ended).await {
+        let Some(ended) = remains.ended.take() else { return CreateError::SupervisorGone };
+        match ended.await {
             Ok(Ended::NotCloned { errno }) => failed("clone its init", io::Error::from_raw_os_error(errno)),
             Ok(Ended::Exited) => failed("start its init", io::Error::from(io::ErrorKind::UnexpectedEof)),
             Ok(Ended::SupervisorGone) | Err(_) => CreateError::SupervisorGone,

@@ -90,8 +90,10 @@ impl Supervisor {
                 if let Some(pid) = self.children.get(&key).and_then(|child| child.pid) {
                     // Not yet waited for, so the number still means this process.
                     let _ = kill_process(pid, Signal::KILL);
+                    return Ok(());
                 }
-                Ok(())
+                // The server may have given up before the order to create went out; it waits for an answer all the same.
+                self.tell(&FromSupervisor::Exited { key })
             }
             ToSupervisor::Forget { key } => {
                 self.children.remove(&key);

@@ -232,6 +232,13 @@ async fn sandboxes_from_the_pool_are_as_good_and_are_not_left_behind() {
         assert_eq!(sh(&*sandbox, "exit 5").await.exit, Exit::Code(5));
         sandbox.destroy().await;
     }
+    // One that died while it was waiting is passed over.
+    for init in children_of(supervisor) {
+        kill(init);
+    }
+    let sandbox = rig.sandbox("after-death").await;
+    assert_eq!(sh(&*sandbox, "echo fine").await.stdout, "fine\n");
+    sandbox.destroy().await;
     // Other limits: those that are ready do not fit.
     let mut other = spec("other");
     other.max_tasks = 5;
