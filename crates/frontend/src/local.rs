@@ -50,7 +50,7 @@ pub(crate) async fn dispatch(app: &App, request: Request<Incoming>) -> Reply {
         }
         _ => problem(
             StatusCode::NOT_FOUND,
-            "no such path; /_firelet/ has health, functions, metrics, code and logs/follow",
+            "no such path; /_firelet/ has health, functions, environments, metrics, code and logs/follow",
         ),
     }
 }
