@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
@@ -57,9 +58,10 @@ impl Control {
         channel::send(self.socket.get_ref().as_fd(), &request.encode(), &[])
     }
 
-    /// Whether the init still lives, as far as is known.
+    /// Whether the init has its end of the socket still open. Asks the kernel, which knows before the task that listens.
     pub fn is_open(&self) -> bool {
-        !self.state().gone
+        let mut socket = [PollFd::new(self.socket.get_ref(), PollFlags::empty())];
+        poll(&mut socket, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|count| count == 0)
     }
 
     /// Numbers a new process. `None` if the sandbox has ended.

@@ -233,9 +233,9 @@ async fn sandboxes_from_the_pool_are_as_good_and_are_not_left_behind() {
         sandbox.destroy().await;
     }
     // One that died while it was waiting is passed over.
-    for init in children_of(supervisor) {
-        kill(init);
-    }
+    let ready = children_of(supervisor);
+    ready.iter().for_each(|init| kill(*init));
+    eventually("they are gone", || children_of(supervisor).iter().all(|init| !ready.contains(init))).await;
     let sandbox = rig.sandbox("after-death").await;
     assert_eq!(sh(&*sandbox, "echo fine").await.stdout, "fine\n");
     sandbox.destroy().await;
