@@ -72,6 +72,7 @@ pub(super) fn run(control: OwnedFd, filters: &Filters, mapped: Option<Mapped>) -
 /// Cuts the ties to the supervisor, but for the one that ends this process with it.
 fn settle_down(control: OwnedFd, mapped: Option<Mapped>) -> io::Result<OwnedFd> {
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)?;
+    rustix::thread::set_name(c"firelet-init")?;
     // Descriptor 0 is the supervisor's socket to the server; 1 and 2 stay, for the message of a panic.
     sys::dup_to(&control, 0)?;
     std::mem::forget(control);

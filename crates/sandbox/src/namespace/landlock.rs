@@ -30,3 +30,36 @@ pub(super) fn ruleset() -> Result<Option<OwnedFd>, RulesetError> {
     }
     Ok(ruleset.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::namespace::sys;
+
+    #[test]
+    fn nothing_but_tmp_and_devices_can_be_written() {
+        let outside = tempfile::tempdir_in("/var/tmp").unwrap();
+        let inside = tempfile::tempdir_in("/tmp").unwrap();
+        let Some(ruleset) = ruleset().unwrap() else {
+            eprintln!("SKIPPED: this kernel has no landlock");
+            return;
+        };
+        // Restricts one thread alone.
+        let restricted = std::thread::scope(|scope| {
+            let attempt = || {
+                sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+                sys::landlock_restrict_self(ruleset.as_fd())?;
+                std::fs::write(inside.path().join("file"), "x")?;
+                std::fs::rename(inside.path().join("file"), inside.path().join("other"))?;
+                std::fs::write("/dev/null", "x")?;
+                std::fs::read("/etc/passwd")?;
+                std::io::Result::Ok(std::fs::write(outside.path().join("file"), "x"))
+            };
+            scope.spawn(attempt).join().unwrap()
+        });
+        let refused = restricted.unwrap().unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+    }
+}

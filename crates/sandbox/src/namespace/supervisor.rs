@@ -40,6 +40,7 @@ pub(super) fn run(server: OwnedFd) -> io::Result<()> {
     // A session of its own: an interrupt typed at the server's terminal is the server's to handle.
     // Fails only for a process that leads one already, which is as good.
     let _ = setsid();
+    rustix::thread::set_name(c"firelet-sandbox")?;
     let signals = sys::child_signals()?;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let mapped = (!uid.is_root()).then(|| Mapped { uid: uid.as_raw(), gid: gid.as_raw() });

@@ -165,7 +165,8 @@ pub(super) fn above_standard(fd: &OwnedFd) -> io::Result<OwnedFd> {
 fn limit_resources(inside: &Inside) -> Result<(), StepError> {
     let failed = || "set the resource limits".to_owned();
     sys::set_limit(libc::RLIMIT_NOFILE, MAX_FILES, MAX_FILES).step(failed)?;
-    sys::set_limit(libc::RLIMIT_CORE, 0, 0).step(failed)?;
+    // No core files, and with 1 instead of 0 none for a handler of the host's either (core(5), "piping").
+    sys::set_limit(libc::RLIMIT_CORE, 1, 1).step(failed)?;
     sys::set_limit(libc::RLIMIT_MEMLOCK, LOCKED, LOCKED).step(failed)?;
     sys::set_soft_limit(libc::RLIMIT_STACK, STACK).step(failed)?;
     if let Some(limit) = inside.max_tasks {

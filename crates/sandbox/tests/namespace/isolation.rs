@@ -259,6 +259,23 @@ print(make(40, socket.SOCK_STREAM), make(17, socket.SOCK_RAW), make(38, socket.S
     rig.end(sandbox).await;
 }
 
+#[cfg(target_arch = "x86_64")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_system_calls_of_32_bit_programs_are_no_way_around_the_filter() {
+    let Some(rig) = rig() else { return };
+    let sandbox = rig.sandbox("i386").await;
+    // mov eax, 20 (getpid there); int 0x80; ret
+    let program = "import ctypes, mmap
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(bytes.fromhex('b814000000cd80c3'))
+call = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+print(call())";
+    let output = python(&*sandbox, program).await;
+    // SIGSYS from the filter, or SIGSEGV from a kernel that does not have these calls at all.
+    assert!(matches!(output.exit, Exit::Signal(31 | 11)), "{output:?}");
+    rig.end(sandbox).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ordinary_programs_are_not_hindered() {
     let Some(rig) = rig() else { return };
