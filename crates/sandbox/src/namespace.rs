@@ -14,7 +14,7 @@
 //!
 //! What remains when something dies: if the server dies, the supervisor and every init read the end of their sockets,
 //! the inits exit, the kernel kills the rest, and the supervisor removes the control groups. If the supervisor dies, the
-//! kernel kills the inits (`PR_SET_PDEATHSIG`). If both are killed at once, the kernel does the same, and only the empty
+//! kernel kills the inits (`PR_SET_PDEATHSIG`), and the next creation starts another. If both are killed at once, the kernel does the same, and only the empty
 //! directories of control groups stay until the next server starts; on version 1, processes that were frozen wait
 //! for that too. Mounts, networks and disks have no names on the host and go with the last process.
 
@@ -39,16 +39,17 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 pub use helper::Helper;
 
 use self::identity::Identities;
-use self::link::Link;
+use self::link::{Ended, Link};
 use self::live::{Live, Shell};
 use crate::cgroup::{CgroupError, Cgroups, Limits};
 use crate::host::Loss;
@@ -136,8 +137,11 @@ pub struct Namespace {
 /// What the sandboxes of one backend share.
 #[derive(Debug)]
 struct Host {
+    helper: Helper,
+    /// `None` after the shutdown.
+    supervision: Mutex<Option<Supervision>>,
+    last_key: AtomicU64,
     roster: Arc<Roster>,
-    supervisor: Mutex<Option<Child>>,
     cgroups: Cgroups,
     /// `None`: every init makes a network of loopback alone for itself (no root, network off).
     networks: Option<Networks>,
@@ -150,11 +154,27 @@ struct Host {
     losses: Vec<Loss>,
 }
 
-/// The sandboxes that are not buried yet.
+/// The sandboxes that are not buried yet, by key.
+type Roster = Mutex<HashMap<u64, Arc<Live>>>;
+
+/// A running supervisor.
 #[derive(Debug)]
-struct Roster {
+struct Supervision {
     link: Arc<Link>,
-    live: Mutex<HashMap<u64, Arc<Live>>>,
+    child: Child,
+}
+
+impl Supervision {
+    fn start(helper: &Helper) -> io::Result<Supervision> {
+        let (child, socket) = helper.start()?;
+        Ok(Supervision { link: Link::new(socket)?, child })
+    }
+
+    /// Lets it end, and waits somewhere else, only so that it does not stay in the process list.
+    fn let_go(mut self) {
+        self.link.hang_up();
+        std::thread::spawn(move || self.child.wait());
+    }
 }
 
 impl Namespace {
@@ -172,8 +192,7 @@ impl Namespace {
         let identities = Identities::new(root, options.first_uid, options.max_sandboxes);
         let identities = Arc::new(identities.map_err(StartError::Identities)?);
         let failed = |source| StartError::Supervisor { program: options.helper.program.clone(), source };
-        let (child, socket) = options.helper.start().map_err(failed)?;
-        let link = Link::new(socket).map_err(failed)?;
+        let supervision = Supervision::start(&options.helper).map_err(failed)?;
         let mut losses = cgroups.losses();
         losses.extend(networks.iter().flat_map(Networks::losses));
         losses.extend(disks.loss().cloned());
@@ -183,10 +202,11 @@ impl Namespace {
                 remedy: "run as root".into(),
             });
         }
-        let supervisor = Mutex::new(Some(child));
         let host = Host {
-            roster: Arc::new(Roster { link, live: Mutex::default() }),
-            supervisor,
+            helper: options.helper,
+            supervision: Mutex::new(Some(supervision)),
+            last_key: AtomicU64::new(0),
+            roster: Arc::default(),
             cgroups,
             networks,
             disks,
@@ -206,7 +226,8 @@ impl Namespace {
 
     /// Process number of the supervisor, while it runs.
     pub fn supervisor_pid(&self) -> Option<u32> {
-        self.host.supervisor.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Child::id)
+        let supervision = self.host.supervision.lock().unwrap_or_else(PoisonError::into_inner);
+        supervision.as_ref().map(|supervision| supervision.child.id())
     }
 }
 
@@ -271,30 +292,44 @@ async fn refill(host: Weak<Host>) {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        self.roster.link.hang_up();
-        if let Some(mut child) = self.supervisor.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            // It ends by itself; this is only so that it does not stay in the process list.
-            std::thread::spawn(move || child.wait());
+        if let Some(supervision) = self.supervision.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            supervision.let_go();
         }
     }
 }
 
 impl Host {
+    /// A key for a new sandbox, with the supervisor to order it from. Starts another if the last one has died: its
+    /// sandboxes are lost, those to come need not be.
+    fn announce(&self) -> Result<(Arc<Link>, u64, oneshot::Receiver<Ended>), CreateError> {
+        let key = self.last_key.fetch_add(1, Relaxed) + 1;
+        let mut slot = self.supervision.lock().unwrap_or_else(PoisonError::into_inner);
+        let supervision = slot.as_mut().ok_or(CreateError::SupervisorGone)?;
+        if let Some(ended) = supervision.link.announce(key) {
+            return Ok((Arc::clone(&supervision.link), key, ended));
+        }
+        tracing::error!(pid = supervision.child.id(), "the sandbox supervisor has died, and all sandboxes with it");
+        let failed = |source| CreateError::Step { step: "start another supervisor".into(), source };
+        let fresh = Supervision::start(&self.helper).map_err(failed)?;
+        std::mem::replace(supervision, fresh).let_go();
+        let ended = supervision.link.announce(key).ok_or(CreateError::SupervisorGone)?;
+        Ok((Arc::clone(&supervision.link), key, ended))
+    }
+
     async fn shut_down(&self) {
+        let supervision = self.supervision.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.pool.clear();
         let live: Vec<Arc<Live>> = {
-            let mut live = self.roster.live.lock().unwrap_or_else(PoisonError::into_inner);
-            live.drain().map(|(_, live)| live).collect()
+            let mut roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+            roster.drain().map(|(_, live)| live).collect()
         };
         let mut burials: JoinSet<()> = JoinSet::new();
         for live in live {
-            let roster = Arc::clone(&self.roster);
-            burials.spawn(async move { live.bury(&roster.link).await });
+            burials.spawn(async move { live.bury().await });
         }
         while burials.join_next().await.is_some() {}
-        self.roster.link.hang_up();
-        let supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut child) = supervisor {
+        if let Some(Supervision { link, mut child }) = supervision {
+            link.hang_up();
             let waited = tokio::task::spawn_blocking(move || child.wait());
             if tokio::time::timeout(PATIENCE, waited).await.is_err() {
                 tracing::error!("the sandbox supervisor does not end");

@@ -35,7 +35,6 @@ pub(super) struct Link {
 
 #[derive(Debug, Default)]
 struct State {
-    next_key: u64,
     gone: bool,
     running: HashMap<u64, oneshot::Sender<Ended>>,
 }
@@ -49,17 +48,15 @@ impl Link {
         Ok(link)
     }
 
-    /// A number for a new sandbox, and word of its end. `None` if the supervisor is gone.
-    pub fn announce(&self) -> Option<(u64, oneshot::Receiver<Ended>)> {
+    /// Word of the end of a new sandbox. `None` if the supervisor is gone.
+    pub fn announce(&self, key: u64) -> Option<oneshot::Receiver<Ended>> {
         let mut state = self.state();
         if state.gone {
             return None;
         }
-        state.next_key += 1;
-        let key = state.next_key;
         let (tell, ended) = oneshot::channel();
         state.running.insert(key, tell);
-        Some((key, ended))
+        Some(ended)
     }
 
     pub async fn order(&self, order: &ToSupervisor, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

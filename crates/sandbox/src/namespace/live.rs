@@ -36,6 +36,8 @@ const SLOW_END: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Live {
     key: u64,
+    /// To the supervisor that cloned its init.
+    link: Arc<Link>,
     control: Arc<Control>,
     uid: Option<u32>,
     uid_inside: u32,
@@ -56,12 +58,12 @@ struct Remains {
 
 impl Live {
     /// Kills everything inside, waits until it is gone, and gives back what the sandbox had on the host.
-    pub async fn bury(&self, link: &Link) {
+    pub async fn bury(&self) {
         let mut remains = self.remains.lock().await;
         let Some(Remains { ended, network, disk, identity }) = remains.take() else { return };
         self.control.hang_up();
         // If the supervisor is gone there is nothing left to kill.
-        let _ = link.order(&ToSupervisor::Kill { key: self.key }, &[]).await;
+        let _ = self.link.order(&ToSupervisor::Kill { key: self.key }, &[]).await;
         let group = self.group.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(group) = &group {
             // On version 1, frozen processes die only when thawed. If this fails the removal below tries again.
@@ -78,7 +80,7 @@ impl Live {
             // Blocks for as long as the kernel takes to count the last process out.
             let _ = tokio::task::spawn_blocking(move || group.remove()).await;
         }
-        let _ = link.order(&ToSupervisor::Forget { key: self.key }, &[]).await;
+        let _ = self.link.order(&ToSupervisor::Forget { key: self.key }, &[]).await;
         drop((network, disk, identity));
     }
 }
@@ -163,10 +165,10 @@ impl Shell {
         let (ours, theirs) = channel::pair().map_err(connect)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|error| connect(error.into()))?;
         let (control, built) = Control::new(ours).map_err(connect)?;
-        let roster = Arc::clone(&host.roster);
-        let (key, ended) = roster.link.announce().ok_or(CreateError::SupervisorGone)?;
+        let (link, key, ended) = host.announce()?;
         let live = Arc::new(Live {
             key,
+            link,
             control,
             uid: identity.uid(),
             uid_inside: identity.uid_inside(),
@@ -174,9 +176,10 @@ impl Shell {
             group: RwLock::new(None),
             remains: tokio::sync::Mutex::new(Some(Remains { ended: Some(ended), network: None, disk: None, identity })),
         });
-        roster.live.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&live));
+        let roster = Arc::clone(&host.roster);
+        roster.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&live));
         let shell = Shell { roster, live, runtime: tokio::runtime::Handle::current(), built: Some(built) };
-        let ordered = shell.roster.link.order(&ToSupervisor::Create { key }, &[theirs.as_fd()]).await;
+        let ordered = shell.live.link.order(&ToSupervisor::Create { key }, &[theirs.as_fd()]).await;
         ordered.map_err(|_| CreateError::SupervisorGone)?;
         Ok(shell)
     }
@@ -196,7 +199,7 @@ impl Shell {
             return Err(self.why_init_ended().await);
         }
         let order = ToSupervisor::Groups { key: self.live.key, dirs };
-        self.roster.link.order(&order, &[]).await.map_err(|_| CreateError::SupervisorGone)
+        self.live.link.order(&order, &[]).await.map_err(|_| CreateError::SupervisorGone)
     }
 
     /// Has init make the root and enter the network.
@@ -280,7 +283,7 @@ impl Shell {
 
     /// Takes the sandbox off the list of those that the backend would bury.
     fn leave(&self) {
-        self.roster.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.live.key);
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.live.key);
     }
 }
 
@@ -289,8 +292,8 @@ impl Drop for Shell {
         // This much even if the runtime has no time left for the rest.
         self.live.control.hang_up();
         self.leave();
-        let (live, roster) = (Arc::clone(&self.live), Arc::clone(&self.roster));
-        self.runtime.spawn(async move { live.bury(&roster.link).await });
+        let live = Arc::clone(&self.live);
+        self.runtime.spawn(async move { live.bury().await });
     }
 }
 
@@ -403,10 +406,10 @@ impl Sandbox for NamespaceSandbox {
     }
 
     fn destroy(self: Box<Self>) -> BoxFuture<'static, ()> {
-        let (live, roster) = (Arc::clone(&self.shell.live), Arc::clone(&self.shell.roster));
+        let live = Arc::clone(&self.shell.live);
         Box::pin(async move {
             self.shell.leave();
-            live.bury(&roster.link).await;
+            live.bury().await;
         })
     }
 }

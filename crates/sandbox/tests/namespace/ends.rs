@@ -97,13 +97,19 @@ async fn when_the_supervisor_is_killed_all_sandboxes_die_and_say_so() {
     let uid = uid_of(&*sandbox).await;
     let running = spawn(&*sandbox, "echo ready; exec sleep 1000").await;
     running.wait_for("ready\n").await;
-    kill(rig.backend.supervisor_pid().unwrap());
+    let dead = rig.backend.supervisor_pid().unwrap();
+    kill(dead);
     assert_eq!(running.end().await.exit, Exit::Signal(9));
     eventually("its processes are gone", || processes_of(uid).is_empty()).await;
     assert!(matches!(sandbox.spawn(process(&["/bin/true"])).await, Err(SpawnError::SandboxGone)));
-    assert!(matches!(rig.backend.create(spec("late")).await, Err(CreateError::SupervisorGone)));
     sandbox.kill_all().await;
-    rig.end(sandbox).await;
+    sandbox.destroy().await;
+    // The next sandbox gets another supervisor.
+    let next = rig.sandbox("next").await;
+    assert_ne!(dead, rig.backend.supervisor_pid().unwrap());
+    assert_eq!(sh(&*next, "echo fine").await.stdout, "fine\n");
+    eventually("the dead supervisor is buried", || !Path::new(&format!("/proc/{dead}")).exists()).await;
+    rig.end(next).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
