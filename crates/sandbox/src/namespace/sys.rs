@@ -127,21 +127,6 @@ pub(super) fn signal_everything(signal: c_int) -> io::Result<()> {
     check_int(unsafe { libc::kill(-1, signal) })
 }
 
-/// Sets both sides of a resource limit.
-pub(super) fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::Result<()> {
-    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: the structure lives for the call.
-    check_int(unsafe { libc::setrlimit(resource, &raw const limit) })
-}
-
-/// Sets the soft side of a resource limit, or the hard side if that is lower.
-pub(super) fn set_soft_limit(resource: libc::__rlimit_resource_t, soft: u64) -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure lives for the call.
-    check_int(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
-    set_limit(resource, soft.min(limit.rlim_max), limit.rlim_max)
-}
-
 /// Takes every capability out of what an exec could ever bring back.
 pub(super) fn drop_bounding_set() -> io::Result<()> {
     for capability in 0..64 {
@@ -227,4 +212,54 @@ pub(super) fn exec(argv: &[CString], env: &[CString]) -> io::Error {
 pub(super) fn exit_now(code: c_int) -> ! {
     // SAFETY: never returns.
     unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
+
+    use super::*;
+
+    /// A directory of the unified hierarchy, removed at the end.
+    struct Group(std::path::PathBuf);
+
+    impl Drop for Group {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_child_can_be_cloned_into_a_group_of_the_unified_hierarchy() {
+        let name = format!("firelet-test-clone-{}", std::process::id());
+        let made = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().find_map(|mount| {
+            let path = std::path::Path::new(mount);
+            path.join("cgroup.procs").exists().then(|| path.join(&name))
+        });
+        let Some(path) = made.filter(|path| std::fs::create_dir(path).is_ok()) else {
+            eprintln!("SKIPPED: no unified hierarchy that can be written here");
+            return;
+        };
+        let group = Group(path);
+        let dir = std::fs::File::open(&group.0).unwrap();
+        match clone3(0, Some(dir.as_fd())).unwrap() {
+            Forked::Child => loop {
+                // SAFETY: waits for the signal that ends this process; nothing of the other threads is touched.
+                unsafe { libc::pause() };
+            },
+            Forked::Parent(pid) => {
+                let members = std::fs::read_to_string(group.0.join("cgroup.procs")).unwrap();
+                kill_process(pid, Signal::KILL).unwrap();
+                waitpid(Some(pid), WaitOptions::empty()).unwrap();
+                assert_eq!(members.trim(), pid.as_raw_nonzero().to_string());
+            }
+        }
+    }
+
+    #[test]
+    fn a_failing_exec_names_the_reason() {
+        let program = CString::new("/no/such/program").unwrap();
+        assert_eq!(exec(&[program], &[]).raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(exec(&[], &[]).raw_os_error(), Some(libc::ENOENT));
+    }
 }

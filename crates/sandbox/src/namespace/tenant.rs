@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Gid, Mode, Uid};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::UnshareFlags;
 
 use super::init::{Group, Inside};
@@ -164,16 +165,22 @@ pub(super) fn above_standard(fd: &OwnedFd) -> io::Result<OwnedFd> {
 
 fn limit_resources(inside: &Inside) -> Result<(), StepError> {
     let failed = || "set the resource limits".to_owned();
-    sys::set_limit(libc::RLIMIT_NOFILE, MAX_FILES, MAX_FILES).step(failed)?;
+    set_limit(Resource::Nofile, MAX_FILES).step(failed)?;
     // No core files, and with 1 instead of 0 none for a handler of the host's either (core(5), "piping").
-    sys::set_limit(libc::RLIMIT_CORE, 1, 1).step(failed)?;
-    sys::set_limit(libc::RLIMIT_MEMLOCK, LOCKED, LOCKED).step(failed)?;
-    sys::set_soft_limit(libc::RLIMIT_STACK, STACK).step(failed)?;
+    set_limit(Resource::Core, 1).step(failed)?;
+    set_limit(Resource::Memlock, LOCKED).step(failed)?;
+    let stack = getrlimit(Resource::Stack);
+    let soft = STACK.min(stack.maximum.unwrap_or(STACK));
+    setrlimit(Resource::Stack, Rlimit { current: Some(soft), ..stack }).step(failed)?;
     if let Some(limit) = inside.max_tasks {
         // Counts by user: the user is the sandbox's own, in a user namespace of its own if there is no root.
-        sys::set_limit(libc::RLIMIT_NPROC, limit.into(), limit.into()).step(failed)?;
+        set_limit(Resource::Nproc, limit.into()).step(failed)?;
     }
     Ok(())
+}
+
+fn set_limit(resource: Resource, limit: u64) -> rustix::io::Result<()> {
+    setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
 }
 
 fn drop_privileges(inside: &Inside) -> Result<(), StepError> {
