@@ -36,12 +36,16 @@ need_toolchain() {
     apt_need cc=gcc /usr/include/stdlib.h=libc6-dev
     [ -d "$HOME/.cargo/bin" ] && PATH=$HOME/.cargo/bin:$PATH
     if ! have cargo; then
-        apt-cache show rustup >/dev/null 2>&1 || as_root apt-get update -q </dev/null >/dev/null 2>&1 || true
-        if apt-cache show rustup >/dev/null 2>&1; then
+        as_root apt-get update -q </dev/null >/dev/null 2>&1 || true
+        if has_package rustup; then
+            # Debian 13 and later.
             apt_need rustup=rustup
             rustup default stable >&2
+        elif has_package cargo-web; then
+            # Debian 12 carries a current toolchain under this name, for building browsers.
+            apt_need rustc=rustc-web cargo=cargo-web
         else
-            fail "no Rust toolchain, and this release has no rustup package: install Rust $(wanted_rust) or later from https://rustup.rs, then run this again"
+            fail "no Rust toolchain, and no package of this release brings one: install Rust $(wanted_rust) or later from https://rustup.rs, then run this again"
         fi
     fi
     local found
@@ -49,6 +53,8 @@ need_toolchain() {
     [ "$(printf '%s\n%s\n' "$(wanted_rust)" "$found" | sort -V | head -n 1)" = "$(wanted_rust)" ] ||
         fail "Rust $found is too old, $(wanted_rust) is needed: try 'rustup update stable'"
 }
+
+has_package() { [ -n "$(apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: \([^(]\)/\1/p')" ]; }
 
 wanted_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml"; }
 
