@@ -189,10 +189,11 @@ impl Namespace {
             mode => Some(Networks::start(mode, options.net)?),
         };
         let disks = TmpDisks::start(options.tmp)?;
-        let identities = Identities::new(root, options.first_uid, options.max_sandboxes);
-        let identities = Arc::new(identities.map_err(StartError::Identities)?);
+        let users = std::fs::read_to_string("/proc/self/uid_map").map_err(StartError::Identities)?;
         let failed = |source| StartError::Supervisor { program: options.helper.program.clone(), source };
         let supervision = Supervision::start(&options.helper).map_err(failed)?;
+        let seed = supervision.child.id();
+        let identities = Arc::new(Identities::new(root, options.first_uid, &users, seed, options.max_sandboxes));
         let mut losses = cgroups.losses();
         losses.extend(networks.iter().flat_map(Networks::losses));
         losses.extend(disks.loss().cloned());

@@ -1,6 +1,5 @@
 //! The users that sandboxes run as: one each, so that the kernel tells their processes and files apart.
 
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where ranges begin and end on a host that has all users: above what hosts give to people, services and containers,
@@ -26,13 +25,10 @@ pub(super) struct Identity {
 }
 
 impl Identities {
-    pub fn new(root: bool, first: Option<u32>, max: u32) -> io::Result<Identities> {
-        let first = match (root, first) {
-            (false, _) => None,
-            (true, Some(first)) => Some(first),
-            (true, None) => Some(free_range(&std::fs::read_to_string("/proc/self/uid_map")?, std::process::id(), max)),
-        };
-        Ok(Identities { first, taken: Mutex::default(), max })
+    /// A range from `first` on, or else one among the users that `map` has, picked by `seed` (see [`free_range`]).
+    pub fn new(root: bool, first: Option<u32>, map: &str, seed: u32, max: u32) -> Identities {
+        let first = root.then(|| first.unwrap_or_else(|| free_range(map, seed, max)));
+        Identities { first, taken: Mutex::default(), max }
     }
 
     /// The lowest user that no sandbox has. `None` if all have one.
@@ -76,8 +72,8 @@ impl Drop for Identity {
 }
 
 /// The first user of a range of `length` among those that `map` (`/proc/self/uid_map`: inside, outside, count) has. The
-/// server's process number picks the range, so that two servers on a host do not share users.
-fn free_range(map: &str, server: u32, length: u32) -> u32 {
+/// process number of a supervisor as `seed` picks the range, so that two servers on a host do not share users.
+fn free_range(map: &str, seed: u32, length: u32) -> u32 {
     let ends = map.lines().filter_map(|line| {
         let mut fields = line.split_whitespace().map(str::parse::<u64>);
         let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) = (fields.next(), fields.next(), fields.next()) else {
@@ -88,7 +84,7 @@ fn free_range(map: &str, server: u32, length: u32) -> u32 {
     let end = ends.max().unwrap_or(u64::from(u32::MAX));
     if end >= PREFERRED.end.into() {
         let ranges = (PREFERRED.end - PREFERRED.start) / length.max(1);
-        return PREFERRED.start + server % ranges.max(1) * length;
+        return PREFERRED.start + seed % ranges.max(1) * length;
     }
     // In a container: the upper end, but never user 0.
     u32::try_from(end.saturating_sub(length.into()).max(1)).unwrap_or(PREFERRED.start)
@@ -115,7 +111,7 @@ mod tests {
 
     #[test]
     fn users_are_unique_until_given_back() {
-        let identities = Arc::new(Identities::new(true, Some(5000), 2).unwrap());
+        let identities = Arc::new(Identities::new(true, Some(5000), "", 0, 2));
         let (one, two) = (identities.take().unwrap(), identities.take().unwrap());
         assert_eq!((one.uid(), two.uid()), (Some(5000), Some(5001)));
         assert!(identities.take().is_none());
