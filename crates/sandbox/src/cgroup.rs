@@ -386,6 +386,15 @@ impl Group {
         }
     }
 
+    /// Changes all limits; for a group that holds no process yet.
+    pub fn set_limits(&self, limits: &Limits) -> Result<(), CgroupError> {
+        match &self.leaf {
+            Leaf::V1(leaf) => leaf.set_limits(limits),
+            Leaf::V2(leaf) => leaf.set_limits(limits),
+            Leaf::None => Ok(()),
+        }
+    }
+
     /// Changes the CPU share, in thousandths of one processor. Lambda gives an initialization more than its function
     /// has later, and a start would take seconds otherwise.
     pub fn set_cpu(&self, millis: u32) -> io::Result<()> {

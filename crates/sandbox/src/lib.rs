@@ -161,6 +161,10 @@ pub trait Sandbox: Send + Sync {
     /// Lets them go on. Idempotent, on the warm path.
     fn thaw(&self) -> Result<(), FreezeError>;
 
+    /// Changes the CPU share, in thousandths of one processor: an initialization gets more than its function has later.
+    /// Costs microseconds. Called at most once per initialization, and never on the warm path.
+    fn set_cpu(&self, cpu_millis: u32);
+
     /// What has been used so far. Costs microseconds.
     fn usage(&self) -> Usage;
 

@@ -147,12 +147,16 @@ struct Host {
     networks: Option<Networks>,
     disks: TmpDisks,
     identities: Arc<Identities>,
-    pool: Pool<Limits, Shell>,
+    /// By the limit of tasks, the only one that cannot be changed afterwards.
+    pool: Pool<u32, Shell>,
     /// Creations under way: while there are any, the pool is not refilled.
     creating: AtomicUsize,
     refilling: AtomicBool,
     losses: Vec<Loss>,
 }
+
+/// What a sandbox is limited to while nobody has asked for it: it gets limits of its own before anything runs in it.
+const READY: Limits = Limits { memory_bytes: 128 << 20, cpu_millis: 100, max_tasks: 0 };
 
 /// The sandboxes that are not buried yet, by key.
 type Roster = Mutex<HashMap<u64, Arc<Live>>>;
@@ -275,12 +279,12 @@ impl Drop for Creating<'_> {
 async fn refill(host: Weak<Host>) {
     while let Some(host) = host.upgrade() {
         let wanted = if host.creating.load(Relaxed) == 0 { host.pool.wanted() } else { None };
-        let Some(limits) = wanted else {
+        let Some(max_tasks) = wanted else {
             host.refilling.store(false, Relaxed);
             return;
         };
-        match live::shell(&host, &limits).await {
-            Ok(shell) => host.pool.put(&limits, shell),
+        match live::shell(&host, &Limits { max_tasks, ..READY }).await {
+            Ok(shell) => host.pool.put(&max_tasks, shell),
             Err(error) => {
                 // Whoever needs a sandbox will meet the same error, and report it.
                 tracing::debug!(%error, "cannot keep sandboxes ready");

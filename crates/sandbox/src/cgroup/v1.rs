@@ -133,6 +133,8 @@ pub(super) struct Leaf {
     pub paths: Vec<PathBuf>,
     procs: Vec<File>,
     freezer: Option<(PathBuf, File)>,
+    memory: Option<PathBuf>,
+    pids: Option<PathBuf>,
     cpu: Option<PathBuf>,
     cpu_usage: Option<File>,
     memory_usage: Option<File>,
@@ -146,10 +148,6 @@ impl Leaf {
         path_of: impl Fn(&'static str) -> Option<&'a Path>,
         limits: &Limits,
     ) -> Result<Leaf, CgroupError> {
-        let must = |path: &Path, name: &str, value: String| {
-            let path = path.join(name);
-            tree::write(&path, &value).map_err(|source| CgroupError::File { action: "write", path, source })
-        };
         let writer = |path: PathBuf| {
             let file = OpenOptions::new().read(true).write(true).open(&path);
             file.map_err(|source| CgroupError::File { action: "open", path, source })
@@ -157,20 +155,6 @@ impl Leaf {
         let reader = |path: Option<&Path>, name: &str| path.and_then(|path| File::open(path.join(name)).ok());
 
         let memory = path_of("memory");
-        if let Some(path) = memory {
-            must(path, "memory.limit_in_bytes", limits.memory_bytes.to_string())?;
-            // Memory and swap together; there only where the kernel counts swap.
-            if tree::write(&path.join("memory.memsw.limit_in_bytes"), &limits.memory_bytes.to_string()).is_err() {
-                let _ = tree::write(&path.join("memory.swappiness"), "0");
-            }
-        }
-        if let Some(path) = path_of("pids") {
-            must(path, "pids.max", limits.max_tasks.to_string())?;
-        }
-        if let Some(path) = path_of("cpu") {
-            let shares = (u64::from(limits.cpu_millis) * 1024 / 1000).clamp(2, 262_144);
-            must(path, "cpu.shares", shares.to_string())?;
-        }
         let leaf = Leaf {
             paths: paths.to_vec(),
             procs: paths.iter().map(|path| writer(path.join("cgroup.procs"))).collect::<Result<_, _>>()?,
@@ -178,6 +162,8 @@ impl Leaf {
                 Some(path) => Some((path.to_owned(), writer(path.join("freezer.state"))?)),
                 None => None,
             },
+            memory: memory.map(Path::to_owned),
+            pids: path_of("pids").map(Path::to_owned),
             cpu: path_of("cpu").map(Path::to_owned),
             cpu_usage: reader(path_of("cpuacct"), "cpuacct.usage"),
             memory_usage: reader(memory, "memory.usage_in_bytes"),
@@ -187,12 +173,44 @@ impl Leaf {
             },
             memory_oom: reader(memory, "memory.oom_control"),
         };
-        leaf.set_cpu(limits.cpu_millis).map_err(|source| CgroupError::File {
-            action: "write",
-            path: leaf.cpu.clone().unwrap_or_default().join("cpu.cfs_quota_us"),
-            source,
-        })?;
+        leaf.set_limits(limits)?;
         Ok(leaf)
+    }
+
+    /// Writes all limits; cheap while no process is in the group.
+    pub fn set_limits(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let must = |path: &Path, name: &str, value: String| {
+            let path = path.join(name);
+            tree::write(&path, &value).map_err(|source| CgroupError::File { action: "write", path, source })
+        };
+        if let Some(path) = &self.memory {
+            // Memory and swap together; there only where the kernel counts swap. It may never be below the limit of
+            // memory alone, so where that one is refused it comes first.
+            let both = || tree::write(&path.join("memory.memsw.limit_in_bytes"), &limits.memory_bytes.to_string());
+            let alone = || must(path, "memory.limit_in_bytes", limits.memory_bytes.to_string());
+            let counts_swap = if alone().is_ok() {
+                both().is_ok()
+            } else {
+                let counts_swap = both().is_ok();
+                alone()?;
+                counts_swap
+            };
+            if !counts_swap {
+                let _ = tree::write(&path.join("memory.swappiness"), "0");
+            }
+        }
+        if let Some(path) = &self.pids {
+            must(path, "pids.max", limits.max_tasks.to_string())?;
+        }
+        if let Some(path) = &self.cpu {
+            let shares = (u64::from(limits.cpu_millis) * 1024 / 1000).clamp(2, 262_144);
+            must(path, "cpu.shares", shares.to_string())?;
+        }
+        self.set_cpu(limits.cpu_millis).map_err(|source| CgroupError::File {
+            action: "write",
+            path: self.cpu.clone().unwrap_or_default().join("cpu.cfs_quota_us"),
+            source,
+        })
     }
 
     pub fn procs(&self) -> Vec<BorrowedFd<'_>> {

@@ -123,6 +123,8 @@ pub(super) struct Leaf {
     freeze: File,
     /// `cgroup.kill`, Linux 5.14.
     kill: Option<File>,
+    limits_memory: bool,
+    limits_tasks: bool,
     cpu_max: Option<File>,
     cpu_stat: Option<File>,
     memory_current: Option<File>,
@@ -138,34 +140,20 @@ impl Leaf {
             let path = path.join(name);
             move |source| CgroupError::File { action, path, source }
         };
-        let must = |name: &str, value: String| tree::write(&path.join(name), &value).map_err(error("write", name));
-        // Files that depend on the kernel's age or build.
-        let may = |name: &str, value: &str| {
-            let _ = tree::write(&path.join(name), value);
-        };
         let reader = |name: &str| File::open(path.join(name)).ok();
         let writer = |name: &str| OpenOptions::new().write(true).open(path.join(name));
 
-        if !missing.contains(&"memory") {
-            must("memory.max", limits.memory_bytes.to_string())?;
-            may("memory.swap.max", "0");
-            // An environment that ran out of memory is discarded as a whole: half of its processes are of no use.
-            may("memory.oom.group", "1");
-        }
-        if !missing.contains(&"pids") {
-            must("pids.max", limits.max_tasks.to_string())?;
-        }
-        let cpu_max = if missing.contains(&"cpu") {
-            None
-        } else {
-            may("cpu.weight", &(limits.cpu_millis / 10).clamp(1, 10_000).to_string());
-            Some(writer("cpu.max").map_err(error("open", "cpu.max"))?)
+        let cpu_max = match missing.contains(&"cpu") {
+            true => None,
+            false => Some(writer("cpu.max").map_err(error("open", "cpu.max"))?),
         };
         let leaf = Leaf {
             path: path.to_owned(),
             dir: tree::open_dir(path).map_err(error("open", ""))?,
             freeze: writer("cgroup.freeze").map_err(error("open", "cgroup.freeze"))?,
             kill: writer("cgroup.kill").ok(),
+            limits_memory: !missing.contains(&"memory"),
+            limits_tasks: !missing.contains(&"pids"),
             cpu_max,
             cpu_stat: reader("cpu.stat"),
             memory_current: reader("memory.current"),
@@ -177,8 +165,34 @@ impl Leaf {
                 .or_else(|| reader("memory.peak")),
             memory_events: reader("memory.events"),
         };
-        leaf.set_cpu(limits.cpu_millis).map_err(error("write", "cpu.max"))?;
+        leaf.set_limits(limits)?;
         Ok(leaf)
+    }
+
+    /// Writes all limits; cheap while no process is in the group.
+    pub fn set_limits(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let error = |name: &str| {
+            let path = self.path.join(name);
+            move |source| CgroupError::File { action: "write", path, source }
+        };
+        let must = |name: &str, value: String| tree::write(&self.path.join(name), &value).map_err(error(name));
+        // Files that depend on the kernel's age or build.
+        let may = |name: &str, value: &str| {
+            let _ = tree::write(&self.path.join(name), value);
+        };
+        if self.limits_memory {
+            must("memory.max", limits.memory_bytes.to_string())?;
+            may("memory.swap.max", "0");
+            // An environment that ran out of memory is discarded as a whole: half of its processes are of no use.
+            may("memory.oom.group", "1");
+        }
+        if self.limits_tasks {
+            must("pids.max", limits.max_tasks.to_string())?;
+        }
+        if self.cpu_max.is_some() {
+            may("cpu.weight", &(limits.cpu_millis / 10).clamp(1, 10_000).to_string());
+        }
+        self.set_cpu(limits.cpu_millis).map_err(error("cpu.max"))
     }
 
     pub fn dir(&self) -> BorrowedFd<'_> {

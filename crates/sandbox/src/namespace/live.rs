@@ -127,11 +127,11 @@ pub(super) async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<impl S
             None => Ok(None),
         }
     };
-    let pooled = std::iter::from_fn(|| host.pool.take(&limits)).find(Shell::is_alive);
+    let pooled = std::iter::from_fn(|| host.pool.take(&limits.max_tasks)).find(Shell::is_alive);
     let was_pooled = pooled.is_some();
     let shell = async {
         match pooled {
-            Some(shell) => Ok(shell),
+            Some(shell) => shell.limit(&limits).map(|()| shell),
             None => shell(host, &limits).await,
         }
     };
@@ -200,6 +200,15 @@ impl Shell {
         }
         let order = ToSupervisor::Groups { key: self.live.key, dirs };
         self.live.link.order(&order, &[]).await.map_err(|_| CreateError::SupervisorGone)
+    }
+
+    /// Gives a shell that was kept ready the limits that are wanted now.
+    fn limit(&self, limits: &Limits) -> Result<(), CreateError> {
+        let group = self.live.group.read().unwrap_or_else(PoisonError::into_inner);
+        match group.as_ref() {
+            Some(group) => group.set_limits(limits).map_err(|error| failed("limit the control group", error)),
+            None => Err(CreateError::SupervisorGone),
+        }
     }
 
     /// Has init make the root and enter the network.
@@ -392,6 +401,13 @@ impl Sandbox for NamespaceSandbox {
             Entry::None => self.shell.live.control.ask_now(&ToInit::Stop { stop: false }),
             Entry::V1 { .. } | Entry::V2 { .. } => group.thaw(),
         })
+    }
+
+    fn set_cpu(&self, cpu_millis: u32) {
+        let group = self.shell.live.group.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = group.as_ref().map(|group| group.set_cpu(cpu_millis)) {
+            tracing::warn!(sandbox = self.id, %error, "could not change the CPU share");
+        }
     }
 
     fn usage(&self) -> Usage {

@@ -171,3 +171,44 @@ async fn runs(sandbox: &dyn Sandbox) {
     let before = sandbox.usage().cpu;
     eventually("the loop runs", || sandbox.usage().cpu > before).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_processor_share_can_be_changed_while_a_process_runs() {
+    let Some(rig) = rig() else { return };
+    if !limited(&rig, "CPU") {
+        return;
+    }
+    let mut whole = spec("boost");
+    whole.cpu_millis = 1_000;
+    let sandbox = rig.sandbox_of(whole).await;
+    sandbox.set_cpu(50);
+    let spinner = spawn(&*sandbox, "echo ready; while :; do :; done").await;
+    spinner.wait_for("ready\n").await;
+    // Five hundredths of a processor, and what the burst allows: far less than the half second that passes.
+    let (began, before) = (Instant::now(), sandbox.usage().cpu);
+    eventually("half a second passed", || began.elapsed() >= Duration::from_millis(500)).await;
+    let used = sandbox.usage().cpu.saturating_sub(before);
+    assert!(used < began.elapsed() / 4, "{used:?} of {:?}", began.elapsed());
+    rig.end(sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_was_kept_ready_has_the_limits_of_whoever_takes_it() {
+    let Some(rig) = rig() else { return };
+    if !limited(&rig, "memory") {
+        return;
+    }
+    // The first creation has the pool filled, with sandboxes of no limits in particular.
+    rig.sandbox("first").await.destroy().await;
+    for (id, mib) in [("large", 512_u64), ("small", 96)] {
+        let mut wanted = spec(id);
+        wanted.memory_bytes = mib << 20;
+        let sandbox = rig.sandbox_of(wanted).await;
+        let fill = format!("x = b'x' * ({mib} * 3 // 4 << 20)\nprint('fits')\ny = b'y' * ({mib} << 20)");
+        let output = python(&*sandbox, &fill).await;
+        assert_eq!((output.stdout.as_str(), output.exit), ("fits\n", Exit::Signal(9)), "{id}: {}", output.stderr);
+        sandbox.destroy().await;
+    }
+    let last = rig.sandbox("last").await;
+    rig.end(last).await;
+}
