@@ -25,7 +25,7 @@ pub async fn measure(firelet: &Firelet, plan: &Plan) -> Result<()> {
     let mut client = firelet.client().await?;
     let code = zip_files(&[("app.py", 0o644, HELLO)])?;
     // Every first invocation of a function is a cold one. The functions exist before anything is measured.
-    let count = plan.rounds * plan.cold;
+    let count = plan.cold;
     for index in 0..=count {
         let name = format!("cold-{index}");
         client

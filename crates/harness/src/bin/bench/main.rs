@@ -22,11 +22,9 @@ use harness::{Firelet, Options};
 
 /// How much is measured; `--quick` is for trying the benchmark itself out.
 pub struct Plan {
-    /// Interleaved rounds of everything that is compared.
-    rounds: usize,
-    /// Warm invocations of each kind in a round.
-    warm: usize,
-    /// Cold starts of each kind in a round.
+    /// Interleaved rounds of warm invocations.
+    warm_rounds: usize,
+    /// Cold starts of each kind, interleaved one by one.
     cold: usize,
     /// Seconds at each level of concurrency.
     seconds: u64,
@@ -37,8 +35,8 @@ fn main() -> ExitCode {
     let result = match std::env::args().nth(1).as_deref() {
         _ if program.ends_with("bootstrap") => function::run(),
         Some("echo") => runtime(2).and_then(|runtime| runtime.block_on(warm::echo_server())),
-        Some("--quick") => run(Plan { rounds: 2, warm: 200, cold: 3, seconds: 1 }),
-        None => run(Plan { rounds: 10, warm: 2000, cold: 5, seconds: 5 }),
+        Some("--quick") => run(Plan { warm_rounds: 5, cold: 6, seconds: 1 }),
+        None => run(Plan { warm_rounds: 200, cold: 50, seconds: 5 }),
         Some(other) => Err(anyhow::anyhow!("unknown argument {other}: the only one is --quick")),
     };
     match result {

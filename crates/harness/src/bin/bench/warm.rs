@@ -19,6 +19,8 @@ use crate::Plan;
 use crate::samples::Samples;
 
 const PAYLOAD: &str = "{}";
+/// Invocations of each kind in a round: few, so that all kinds see the same moments of the machine.
+const ROUND: usize = 100;
 /// The name of the empty `provided` function, which other measurements use as well.
 pub const EMPTY: &str = "empty-provided";
 
@@ -72,10 +74,10 @@ pub async fn measure(firelet: &Firelet, plan: &Plan) -> Result<()> {
     }
 
     let mut echoed = Samples::default();
-    for round in 0..=plan.rounds {
+    for round in 0..=plan.warm_rounds {
         // The first round warms caches and branch predictors, and is thrown away.
         let keep = round > 0;
-        for _ in 0..plan.warm {
+        for _ in 0..ROUND {
             let started = Instant::now();
             let answer = echo_client.request(Method::POST, "/", &[], PAYLOAD).await?;
             let time = started.elapsed();
@@ -85,7 +87,7 @@ pub async fn measure(firelet: &Firelet, plan: &Plan) -> Result<()> {
             }
         }
         for (name, _, samples) in &mut measured {
-            for _ in 0..plan.warm {
+            for _ in 0..ROUND {
                 let started = Instant::now();
                 let answer = client.invoke(name, PAYLOAD).await?;
                 let time = started.elapsed();
