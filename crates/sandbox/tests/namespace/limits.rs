@@ -204,7 +204,7 @@ async fn a_sandbox_that_was_kept_ready_has_the_limits_of_whoever_takes_it() {
         let mut wanted = spec(id);
         wanted.memory_bytes = mib << 20;
         let sandbox = rig.sandbox_of(wanted).await;
-        let fill = format!("x = b'x' * ({mib} * 3 // 4 << 20)\nprint('fits')\ny = b'y' * ({mib} << 20)");
+        let fill = format!("x = b'x' * ({mib} * 3 // 4 << 20)\nprint('fits', flush=True)\ny = b'y' * ({mib} << 20)");
         let output = python(&*sandbox, &fill).await;
         assert_eq!((output.stdout.as_str(), output.exit), ("fits\n", Exit::Signal(9)), "{id}: {}", output.stderr);
         sandbox.destroy().await;
