@@ -34,8 +34,8 @@ pub(super) struct Tree {
 impl Tree {
     /// Makes this server's part below `base`.
     ///
-    /// `own` is the directory of the group that this process is in: when that is `base` itself and the kernel refuses
-    /// to make it an inner node, its processes move to a leaf below it.
+    /// `own` is the directory of the group that this process is in: when that is `base` itself, and not the root of all
+    /// groups, which may have both, its processes move to a leaf below it.
     pub fn plant(base: &Path, own: &Path, parent: &str) -> Result<Tree, CgroupError> {
         let place = base.join(parent);
         match fs::create_dir(&place) {
@@ -78,12 +78,11 @@ pub(super) fn enable(dir: &Path, own: Option<&Path>) -> Vec<&'static str> {
             missing.push(name);
             continue;
         }
-        let mut result = tree::write(&control, &format!("+{name}"));
-        let busy = |result: &io::Result<()>| result.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY));
-        if busy(&result) && own == Some(dir) {
-            result = evacuate(dir).and_then(|()| tree::write(&control, &format!("+{name}")));
-        }
-        if let Err(error) = result {
+        // To a group with processes the kernel refuses memory. It does not refuse cpu and pids, but makes the group the
+        // root of a threaded subtree: memory is not to be had there any more, and new groups below take no process.
+        let crowded = own == Some(dir) && dir.join("cgroup.type").exists() && !read("cgroup.procs").is_empty();
+        let room = if crowded { evacuate(dir) } else { Ok(()) };
+        if let Err(error) = room.and_then(|()| tree::write(&control, &format!("+{name}"))) {
             tracing::debug!(path = %control.display(), %error, controller = name, "controller not handed down");
             missing.push(name);
         }
