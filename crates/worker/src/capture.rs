@@ -17,6 +17,8 @@ use crate::spec::LogSettings;
 
 /// Most bytes taken from one pipe in one turn.
 const TURN_BYTES: usize = 64 * 1024;
+/// Bytes of one read. Every environment, idle ones too, holds a buffer of this size.
+const READ_BYTES: usize = 16 * 1024;
 /// Most bytes taken from one pipe when an invocation ends: what a full pipe holds, with room for one that is refilled.
 const DRAIN_BYTES: usize = 1024 * 1024;
 
@@ -55,7 +57,7 @@ impl Capture {
             system_level: level(&settings.system_level),
             pipes: Vec::new(),
             tail: None,
-            buffer: vec![0; TURN_BYTES],
+            buffer: vec![0; READ_BYTES],
         }
     }
 

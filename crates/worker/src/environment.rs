@@ -78,3 +78,6 @@ pub(crate) fn start(
     tokio::spawn(owner::run(host, spec, initialization_type, observer, receiver));
     Environment { commands }
 }
+
+#[cfg(test)]
+mod tests;

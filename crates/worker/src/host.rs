@@ -1,7 +1,7 @@
 //! The host: what all environments on it share, and how one is started.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -69,6 +69,8 @@ pub(crate) struct Inner {
     catalog: RwLock<Catalog>,
     catalog_options: runtimes::Options,
     resolved: RwLock<HashMap<String, Arc<Resolved>>>,
+    /// Held by the one who looks for a runtime that is not in `resolved`.
+    resolving: tokio::sync::Mutex<()>,
     environments: Mutex<Environments>,
     changed: Notify,
 }
@@ -109,9 +111,14 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// So much memory is in use.
+    pub(crate) fn measured(&self, memory_bytes: u64) {
+        self.memory_bytes.store(memory_bytes, Ordering::Relaxed);
+    }
+
     /// Another invocation was served.
     pub(crate) fn served(&self, memory_bytes: u64) {
-        self.memory_bytes.store(memory_bytes, Ordering::Relaxed);
+        self.measured(memory_bytes);
         self.invocations.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -161,6 +168,10 @@ pub enum StartError {
 pub(crate) struct CodeInPlace {
     pub(crate) task: Lease,
     pub(crate) opt: Option<Lease>,
+    /// File names in `/opt/extensions`, in the order of their start.
+    pub(crate) extensions: Vec<String>,
+    /// The program of a custom runtime, as a path inside; none where neither the function nor a layer has one.
+    pub(crate) bootstrap: Option<&'static str>,
 }
 
 impl Worker {
@@ -175,6 +186,7 @@ impl Worker {
             catalog: RwLock::new(catalog),
             catalog_options,
             resolved: RwLock::default(),
+            resolving: tokio::sync::Mutex::default(),
             environments: Mutex::default(),
             changed: Notify::new(),
         };
@@ -204,11 +216,6 @@ impl Worker {
     /// The most recent cold starts, oldest first.
     pub fn cold_starts(&self) -> Vec<ColdStart> {
         self.inner.lock().cold_starts.clone()
-    }
-
-    /// Which runtime serves a runtime name, or why none does.
-    pub fn resolve(&self, runtime: &str) -> Result<Arc<Resolved>, StartError> {
-        self.inner.resolve(runtime)
     }
 
     /// Waits until every environment has ended, then ends the backend. Retire the environments first.
@@ -252,7 +259,7 @@ impl Inner {
     }
 
     pub(crate) fn cold_started(&self, entry: &Entry, memory_bytes: u64, cold_start: ColdStart) {
-        entry.memory_bytes.store(memory_bytes, Ordering::Relaxed);
+        entry.measured(memory_bytes);
         let mut environments = self.lock();
         if environments.cold_starts.len() == COLD_STARTS_KEPT {
             environments.cold_starts.drain(..COLD_STARTS_KEPT / 2);
@@ -266,10 +273,25 @@ impl Inner {
     }
 
     /// The runtime for a name. What was added since the start of the server is found, too.
-    pub(crate) fn resolve(&self, runtime: &str) -> Result<Arc<Resolved>, StartError> {
-        if let Some(resolved) = self.resolved.read().unwrap_or_else(PoisonError::into_inner).get(runtime) {
-            return Ok(Arc::clone(resolved));
+    pub(crate) async fn resolve(self: &Arc<Self>, runtime: &str) -> Result<Arc<Resolved>, StartError> {
+        if let Some(resolved) = self.resolved(runtime) {
+            return Ok(resolved);
         }
+        // One at a time, on a thread that may wait: this reads directories and may run interpreters to learn their age.
+        let _turn = self.resolving.lock().await;
+        if let Some(resolved) = self.resolved(runtime) {
+            return Ok(resolved);
+        }
+        let (inner, name) = (Arc::clone(self), runtime.to_owned());
+        let work = tokio::task::spawn_blocking(move || inner.look_for(&name));
+        work.await.unwrap_or_else(|panic| Err(StartError::Runtime(format!("looking for {runtime} failed: {panic}"))))
+    }
+
+    fn resolved(&self, runtime: &str) -> Option<Arc<Resolved>> {
+        self.resolved.read().unwrap_or_else(PoisonError::into_inner).get(runtime).cloned()
+    }
+
+    fn look_for(&self, runtime: &str) -> Result<Arc<Resolved>, StartError> {
         let first = self.catalog.read().unwrap_or_else(PoisonError::into_inner).resolve(runtime);
         let resolved = match first {
             Ok(resolved) => resolved,
@@ -304,7 +326,9 @@ impl Inner {
                 true => None,
                 false => Some(cache.merged(&layers).map_err(|error| StartError::Code(chain(&error)))?),
             };
-            Ok(CodeInPlace { task, opt })
+            let extensions = opt.as_ref().map(|opt| extensions_in(opt.path())).unwrap_or_default();
+            let bootstrap = bootstrap_in(task.path(), opt.as_ref().map(Lease::path));
+            Ok(CodeInPlace { task, opt, extensions, bootstrap })
         });
         work.await.unwrap_or_else(|panic| Err(StartError::Code(format!("unpacking failed: {panic}"))))
     }
@@ -322,9 +346,13 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Where the extensions of an environment are, given its merged layers.
-pub(crate) fn extensions_in(opt: &Lease) -> Vec<String> {
-    let dir: PathBuf = opt.path().join("extensions");
+/// The extensions of an environment, given its merged layers. The tree is hostile, so no link in it is followed: that
+/// would show names of the host.
+fn extensions_in(opt: &Path) -> Vec<String> {
+    let dir = opt.join("extensions");
+    if !dir.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        return vec![];
+    }
     let Ok(entries) = std::fs::read_dir(dir) else { return vec![] };
     let mut names: Vec<String> = entries
         .flatten()
@@ -333,4 +361,44 @@ pub(crate) fn extensions_in(opt: &Lease) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// The program of a custom runtime: the function's own, or a layer's.
+fn bootstrap_in(task: &Path, opt: Option<&Path>) -> Option<&'static str> {
+    // Not followed: a link is the sandbox's to resolve, within its own root.
+    let has = |host: &Path| host.join("bootstrap").symlink_metadata().is_ok_and(|found| !found.is_dir());
+    let [in_task, in_opt] = Resolved::PROVIDED_BOOTSTRAPS;
+    if has(task) { Some(in_task) } else { opt.is_some_and(has).then_some(in_opt) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extensions_are_the_files_in_order_and_a_link_does_not_show_the_host() {
+        let opt = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        for name in ["b", "a"] {
+            std::fs::write(elsewhere.path().join(name), "").unwrap();
+        }
+        std::fs::create_dir(elsewhere.path().join("lib")).unwrap();
+        assert_eq!(extensions_in(opt.path()), Vec::<String>::new());
+        std::os::unix::fs::symlink(elsewhere.path(), opt.path().join("extensions")).unwrap();
+        assert_eq!(extensions_in(opt.path()), Vec::<String>::new());
+        std::fs::remove_file(opt.path().join("extensions")).unwrap();
+        std::fs::rename(elsewhere.path(), opt.path().join("extensions")).unwrap();
+        assert_eq!(extensions_in(opt.path()), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_bootstrap_of_the_function_comes_before_that_of_a_layer() {
+        let (task, opt) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let found = || bootstrap_in(task.path(), Some(opt.path()));
+        assert_eq!(found(), None);
+        std::fs::write(opt.path().join("bootstrap"), "").unwrap();
+        assert_eq!(found(), Some("/opt/bootstrap"));
+        std::fs::write(task.path().join("bootstrap"), "").unwrap();
+        assert_eq!(found(), Some("/var/task/bootstrap"));
+    }
 }

@@ -7,6 +7,9 @@ pub mod spec;
 
 pub mod lifecycle;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
 mod capture;
 mod environment;
 mod failure;

@@ -113,7 +113,8 @@ pub enum Action {
     SetDeadline(Instant),
     /// No deadline is pending any more.
     ClearDeadline,
-    /// Write the INIT_REPORT line.
+    /// Write INIT_REPORT, and with it how the extensions are. Whether there is a line for a success is for the log's
+    /// format and level to say.
     ReportInit {
         /// Phase of the initialization.
         phase: Phase,
@@ -150,7 +151,8 @@ pub enum Action {
         /// Whether it succeeded.
         initialized: bool,
     },
-    /// Tell the manager that the answer is out and that the environment will soon be free.
+    /// Tell the manager that the invocation has its answer and that the environment will soon be free. Comes before the
+    /// answer itself, so that a caller who asks again at once finds the environment and not a busy one.
     NotifySettling,
     /// Tell the manager that the next invocation may come.
     NotifyIdle,
@@ -189,11 +191,17 @@ impl Invocation {
         if self.tail { None } else { self.answer.as_ref().map(Self::reply) }
     }
 
-    /// The reply that is due at the end: the answer kept for the log's sake, or `unanswered` where none came.
-    fn reply_at_end(&self, unanswered: Action) -> Option<Action> {
+    /// The reply that an answer kept for the log's sake is due at the end.
+    fn reply_kept(&self) -> Option<Action> {
+        self.answer.as_ref().filter(|_| self.tail).map(Self::reply)
+    }
+
+    /// What the caller still gets when the invocation is cut short: the answer kept for the log's sake, or `unanswered`
+    /// where none came.
+    fn reply_at_end(&self, unanswered: Action) -> Vec<Action> {
         match &self.answer {
-            None => Some(unanswered),
-            Some(answer) => self.tail.then(|| Self::reply(answer)),
+            None => vec![Action::NotifySettling, unanswered],
+            Some(_) => self.reply_kept().into_iter().collect(),
         }
     }
 
@@ -239,7 +247,6 @@ pub struct Machine {
     /// Duration of the first initialization until an invocation has reported it.
     unreported_init: Option<Duration>,
     announced: bool,
-    report_init_success: bool,
 }
 
 /// An event that the state does not allow: a bug in the owner, who discards the environment.
@@ -253,15 +260,9 @@ pub struct IllegalEvent {
 }
 
 impl Machine {
-    /// A machine whose sandbox is being made. `report_init_success` is set where INIT_REPORT is written for a
-    /// successful initialization too (provisioned concurrency).
-    pub fn new(init_timeout: Duration, report_init_success: bool) -> Self {
-        Self { state: State::Created, init_timeout, unreported_init: None, announced: false, report_init_success }
-    }
-
-    /// Whether the environment has ended.
-    pub fn has_ended(&self) -> bool {
-        self.state == State::Ended
+    /// A machine whose sandbox is being made.
+    pub fn new(init_timeout: Duration) -> Self {
+        Self { state: State::Created, init_timeout, unreported_init: None, announced: false }
     }
 
     /// Whether an invocation may be handed in now.
@@ -331,16 +332,16 @@ impl Machine {
             None => {
                 self.unreported_init = Some(duration);
                 self.state = State::Ready { frozen: false };
-                let mut actions = vec![Action::ClearDeadline];
-                if self.report_init_success {
-                    actions.push(Action::ReportInit { phase: Phase::Init, duration, status: Status::Success });
-                }
-                actions.extend([Action::NotifyReady { initialized: true }, Action::FreezeSoon]);
-                actions
+                vec![
+                    Action::ClearDeadline,
+                    Action::ReportInit { phase: Phase::Init, duration, status: Status::Success },
+                    Action::NotifyReady { initialized: true },
+                    Action::FreezeSoon,
+                ]
             }
             Some(invocation) => {
                 self.state = State::Invoking(invocation);
-                vec![Action::Deliver]
+                vec![Action::ReportInit { phase: Phase::Invoke, duration, status: Status::Success }, Action::Deliver]
             }
         }
     }
@@ -365,6 +366,7 @@ impl Machine {
                     Action::ClearDeadline,
                     report(Phase::Invoke),
                     Action::LogEnd { duration: now - invocation.started, init: None, status: status.clone() },
+                    Action::NotifySettling,
                     Action::ReplyFailure(failure),
                     Action::Clear { timed_out: false },
                 ]
@@ -389,8 +391,9 @@ impl Machine {
     }
 
     fn time_out(invocation: &Invocation, init: Option<Duration>, now: Instant) -> Vec<Action> {
-        let mut actions =
-            vec![Action::LogEnd { duration: now - invocation.started, init, status: Status::Timeout }, Action::Abandon];
+        // However late the clock was looked at, nobody is billed for more than the timeout.
+        let duration = (now - invocation.started).min(invocation.timeout);
+        let mut actions = vec![Action::LogEnd { duration, init, status: Status::Timeout }, Action::Abandon];
         actions.extend(invocation.reply_at_end(Action::ReplyTimeout(invocation.timeout)));
         actions.push(Action::Clear { timed_out: true });
         actions
@@ -434,8 +437,8 @@ impl Machine {
         match event {
             Event::Answered(answer) if invocation.answer.is_none() => {
                 invocation.answer = Some(answer);
-                let mut actions: Vec<Action> = invocation.reply_at_answer().into_iter().collect();
-                actions.push(Action::NotifySettling);
+                let mut actions = vec![Action::NotifySettling];
+                actions.extend(invocation.reply_at_answer());
                 self.state = State::Invoking(invocation);
                 Ok(actions)
             }
@@ -445,7 +448,7 @@ impl Machine {
                 let init = self.unreported_init.take();
                 let mut actions =
                     vec![Action::ClearDeadline, Action::LogEnd { duration, init, status: invocation.status() }];
-                actions.extend(invocation.reply_at_end(Action::ReplyAnswer));
+                actions.extend(invocation.reply_kept());
                 actions.extend([Action::NotifyIdle, Action::FreezeSoon]);
                 Ok(actions)
             }
@@ -532,7 +535,11 @@ impl Machine {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Ended => vec![],
             State::Initializing { invocation: Some(invocation), .. } | State::Invoking(invocation) => {
-                let status = Status::Error(gone.error_type.clone());
+                // What the runtime had answered before stays what it was.
+                let status = match &invocation.answer {
+                    Some(_) => invocation.status(),
+                    None => Status::Error(gone.error_type.clone()),
+                };
                 let mut actions = vec![Action::LogEnd {
                     duration: now - invocation.started,
                     init: self.unreported_init.take(),

@@ -1,7 +1,7 @@
 //! From a specification to a sandbox in which the runtime can be started.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use sandbox::{Bind, CreateError, ProcessSpec, RootFs, Sandbox, SandboxSpec};
 use telemetry::lines::InitType;
 use tokio::sync::mpsc;
 
-use crate::host::{CodeInPlace, ColdStart, Inner, StartError, chain, extensions_in};
+use crate::host::{CodeInPlace, ColdStart, Inner, StartError, chain};
 use crate::lifecycle::Failure;
 use crate::spec::EnvironmentSpec;
 use crate::variables::{self, Credentials, Particulars};
@@ -21,6 +21,9 @@ const RUNTIME_API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9001);
 
 /// Memory that buys one full processor, in MB.
 const MEMORY_OF_ONE_CPU_MB: u64 = 1_769;
+
+/// What a first initialization gets at least, in thousandths of a processor: Lambda lends small functions the same.
+const INIT_CPU_MILLIS: u32 = 2_000;
 
 /// The variable that tells managed runtimes where to write log frames.
 const LOG_FD_VARIABLE: &str = "_LAMBDA_TELEMETRY_LOG_FD";
@@ -45,14 +48,14 @@ pub(super) struct Launched {
 
 /// Makes the sandbox of an environment.
 pub(super) async fn launch(
-    host: &Inner,
+    host: &Arc<Inner>,
     spec: &Arc<EnvironmentSpec>,
     sandbox_id: String,
     log_stream: &str,
     initialization_type: InitType,
 ) -> Result<Launched, StartError> {
     let began = Instant::now();
-    let resolved = host.resolve(&spec.runtime)?;
+    let resolved = host.resolve(&spec.runtime).await?;
     let code = host.code_in_place(spec).await?;
     let code_done = Instant::now();
     let sandbox_spec = SandboxSpec {
@@ -60,7 +63,7 @@ pub(super) async fn launch(
         root: root(&resolved, &code),
         tmp_bytes: u64::from(spec.tmp_mb) << 20,
         memory_bytes: u64::from(spec.memory_mb) << 20,
-        cpu_millis: cpu_millis(spec.memory_mb),
+        cpu_millis: cpu_millis(spec.memory_mb).max(INIT_CPU_MILLIS),
         max_tasks: host.options.max_tasks,
         listen: vec![RUNTIME_API],
     };
@@ -88,19 +91,20 @@ pub(super) async fn launch(
     let own = Particulars { runtime_api: &address, log_stream, initialization_type, credentials: &credentials };
     let env = variables::for_runtime(spec, &resolved, own);
     let extension_env = variables::for_extension(&env);
-    let extensions = code.opt.as_ref().map(extensions_in).unwrap_or_default().into_iter().map(|name| {
+    let extensions = code.extensions.iter().map(|name| {
         let process = ProcessSpec {
             argv: vec![format!("/opt/extensions/{name}")],
             env: extension_env.clone(),
             cwd: PathBuf::from("/"),
             log_fd_env: None,
         };
-        (name, process)
+        (name.clone(), process)
     });
+    let extensions = extensions.collect();
     let timing = ColdStart { code_us: micros(code_done - began), sandbox_us: micros(code_done.elapsed()), init_us: 0 };
     Ok(Launched {
         runtime: runtime_process(spec, &resolved, &code, env),
-        extensions: extensions.collect(),
+        extensions,
         sandbox,
         api,
         api_events,
@@ -129,7 +133,12 @@ fn runtime_process(
 ) -> Result<ProcessSpec, Failure> {
     let mut argv = resolved.command.clone();
     if resolved.language == Language::Provided {
-        argv = vec![provided_bootstrap(code)?];
+        let bootstrap = code.bootstrap.ok_or_else(|| Failure {
+            error_type: "Runtime.InvalidEntrypoint".to_owned(),
+            posted: None,
+            message: format!("Couldn't find valid bootstrap(s): [{}]", Resolved::PROVIDED_BOOTSTRAPS.join(" ")),
+        })?;
+        argv = vec![bootstrap.to_owned()];
     }
     if let Some(wrapper) = spec.environment.get(WRAPPER_VARIABLE).filter(|_| resolved.wrapper_allowed) {
         argv.insert(0, wrapper.clone());
@@ -138,25 +147,8 @@ fn runtime_process(
     Ok(ProcessSpec { argv, env, cwd: PathBuf::from("/var/task"), log_fd_env })
 }
 
-/// The program of a custom runtime: the function's own, or a layer's.
-fn provided_bootstrap(code: &CodeInPlace) -> Result<String, Failure> {
-    let roots: [(&str, Option<&Path>); 2] =
-        [("/var/task", Some(code.task.path())), ("/opt", code.opt.as_ref().map(|lease| lease.path()))];
-    for (inside, host) in roots {
-        // Not followed: a link is the sandbox's to resolve, within its own root.
-        if host.is_some_and(|host| host.join("bootstrap").symlink_metadata().is_ok_and(|found| !found.is_dir())) {
-            return Ok(format!("{inside}/bootstrap"));
-        }
-    }
-    let tried = Resolved::PROVIDED_BOOTSTRAPS.join(" ");
-    Err(Failure {
-        error_type: "Runtime.InvalidEntrypoint".to_owned(),
-        posted: None,
-        message: format!("Couldn't find valid bootstrap(s): [{tried}]"),
-    })
-}
-
-fn cpu_millis(memory_mb: u32) -> u32 {
+/// The share of a processor, in thousandths, that comes with so much memory.
+pub(super) fn cpu_millis(memory_mb: u32) -> u32 {
     u32::try_from(u64::from(memory_mb) * 1_000 / MEMORY_OF_ONE_CPU_MB).unwrap_or(u32::MAX).max(1)
 }
 

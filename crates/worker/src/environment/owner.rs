@@ -1,31 +1,29 @@
 //! The task that owns an environment: turns what happens into events of the machine, and its actions into deeds.
 
+mod invocation;
+mod processes;
+mod record;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use runtime_api::{Invocation, Outcome, ShutdownReason};
-use sandbox::{Exit, ProcessId, ProcessSpec, Signal};
-use telemetry::lines::{self, InitPhase, InitType, PlatformEvent, Report, RuntimeVersion};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Sleep, sleep_until, timeout};
+use runtime_api::{Outcome, ShutdownReason};
+use telemetry::lines::{self, InitType};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::time::{Sleep, sleep_until};
 
-use super::launch::{Launched, launch, micros};
-use super::{Command, Notice, Observer, Reply};
+use self::invocation::Current;
+use self::processes::{Exited, Processes};
+use super::launch::{Launched, cpu_millis, launch, micros};
+use super::{Command, Notice, Observer};
 use crate::capture::{Capture, now_ms};
 use crate::failure;
 use crate::host::{Entry, Inner, StartError, chain};
-use crate::lifecycle::{Action, Answer, Event, Failure, Machine, Phase, Status};
-use crate::spec::{EnvironmentSpec, InvokeReply, InvokeRequest};
-
-/// What extensions and runtime get to shut down: with external extensions, with internal ones only.
-const SHUTDOWN_BUDGET_EXTERNAL: Duration = Duration::from_millis(2_000);
-const SHUTDOWN_BUDGET_INTERNAL: Duration = Duration::from_millis(500);
-/// The runtime's part of the budget.
-const RUNTIME_SHARE: f64 = 0.3;
-/// How long killed processes may take to be gone before the sandbox is given up.
-const CLEAR_PATIENCE: Duration = Duration::from_secs(5);
+use crate::lifecycle::{Action, Event, Failure, Machine};
+use crate::spec::EnvironmentSpec;
 
 /// The life of an environment, from launch to teardown.
 pub(super) async fn run(
@@ -74,29 +72,6 @@ impl Drop for Presence {
     }
 }
 
-/// The invocation in hand.
-struct Current {
-    request: InvokeRequest,
-    deadline_ms: u64,
-    reply: Option<Reply>,
-    outcome: Option<oneshot::Receiver<Outcome>>,
-    answer: Option<InvokeReply>,
-}
-
-/// Which process an exit is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Who {
-    Runtime,
-    Extension(String),
-}
-
-/// An exit, with the generation of processes that it belongs to.
-struct Exited {
-    generation: u64,
-    who: Who,
-    exit: Exit,
-}
-
 /// Why the task woke.
 enum Wake {
     Command(Option<Command>),
@@ -118,12 +93,7 @@ struct Owner {
     pending: VecDeque<Event>,
     capture: Capture,
     current: Option<Current>,
-    /// Counts the times that the sandbox was filled with processes.
-    generation: u64,
-    runtime: Option<ProcessId>,
-    extensions_alive: usize,
-    exits: mpsc::UnboundedReceiver<Exited>,
-    exits_in: mpsc::UnboundedSender<Exited>,
+    processes: Processes,
     init_began: Instant,
     deadline: Option<Instant>,
     freeze_at: Option<Instant>,
@@ -142,26 +112,23 @@ impl Owner {
         commands: mpsc::UnboundedReceiver<Command>,
     ) -> Self {
         let options = &presence.host.options;
-        let ahead = initialization_type != InitType::OnDemand;
-        let init_timeout = if ahead { options.provisioned_init_timeout } else { options.init_timeout };
-        let (exits_in, exits) = mpsc::unbounded_channel();
+        let init_timeout = match initialization_type {
+            InitType::OnDemand => options.init_timeout,
+            InitType::Provisioned | InitType::SnapStart => options.provisioned_init_timeout,
+        };
         let now = Instant::now();
         Self {
             capture: Capture::new(presence.host.logs.clone(), &spec.logging, log_stream.clone()),
-            machine: Machine::new(init_timeout, ahead),
+            machine: Machine::new(init_timeout),
             presence,
             spec,
             initialization_type,
             log_stream,
             launched,
             commands,
-            pending: VecDeque::from([Event::Begin]),
+            pending: VecDeque::new(),
             current: None,
-            generation: 0,
-            runtime: None,
-            extensions_alive: 0,
-            exits,
-            exits_in,
+            processes: Processes::default(),
             init_began: now,
             deadline: None,
             freeze_at: None,
@@ -172,27 +139,51 @@ impl Owner {
     }
 
     async fn live(mut self) {
-        let error = loop {
-            if let Err(error) = self.settle().await {
-                break Some(error);
-            }
-            if self.torn_down {
-                break None;
-            }
-            let wake = self.wait().await;
-            self.interpret(wake);
-        };
-        if let Some(error) = &error {
+        let broken = self.serve().await.err();
+        if let Some(error) = &broken {
             tracing::warn!(function = self.spec.function_name, environment = self.log_stream, %error, "an environment broke");
+            self.break_off(error);
         }
-        // The manager need not wait for the teardown.
-        self.presence.tell_gone(error.clone());
-        if error.is_none() {
+        // The manager need not wait for the teardown, and nobody shall wait for what is not going to be served.
+        self.presence.tell_gone(broken.clone());
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Invoke(_, reply) = command {
+                let _ = reply.send(Err(StartError::Broken("the environment ended before the invocation".to_owned())));
+            }
+        }
+        if broken.is_none() {
             self.shut_down().await;
         }
         self.capture.detach_all();
         self.launched.api.close();
         self.launched.sandbox.destroy().await;
+    }
+
+    /// From the first initialization to the end; the error is why the sandbox can be used no longer.
+    async fn serve(&mut self) -> Result<(), StartError> {
+        let first = self.first_event();
+        self.pending.push_back(first);
+        loop {
+            self.settle().await?;
+            if self.torn_down {
+                return Ok(());
+            }
+            let wake = self.wait().await;
+            self.interpret(wake);
+        }
+    }
+
+    /// What was retired while its sandbox was being made is not even initialized.
+    fn first_event(&mut self) -> Event {
+        match self.commands.try_recv() {
+            Err(TryRecvError::Empty) => Event::Begin,
+            Ok(Command::Retire) | Err(TryRecvError::Disconnected) => Event::Shutdown,
+            Ok(invoke) => {
+                self.command(Some(invoke));
+                Event::Begin
+            }
+        }
     }
 
     /// Feeds the machine until it has nothing more to say.
@@ -220,8 +211,9 @@ impl Owner {
             biased;
             outcome = async { match outcome { Some(outcome) => outcome.await.ok(), None => std::future::pending().await } } => Wake::Outcome(outcome),
             event = self.launched.api_events.recv() => Wake::Api(event),
+            // Before the commands, so that nothing is handed to a runtime that is known to be dead.
+            exited = self.processes.next_exit() => Wake::Exited(exited),
             command = self.commands.recv() => Wake::Command(command),
-            Some(exited) = self.exits.recv() => Wake::Exited(exited),
             () = self.timer.as_mut(), if at.is_some() => Wake::Time,
             () = self.capture.read_some() => Wake::Said,
         }
@@ -262,38 +254,6 @@ impl Owner {
         }
     }
 
-    fn collect_outcome(&mut self) {
-        let outcome = self.current.as_mut().and_then(|current| current.outcome.as_mut());
-        if let Some(Ok(outcome)) = outcome.map(oneshot::Receiver::try_recv) {
-            self.answered(Some(outcome));
-        }
-    }
-
-    fn answered(&mut self, outcome: Option<Outcome>) {
-        let Some(current) = &mut self.current else { return };
-        current.outcome = None;
-        let Some(outcome) = outcome else { return };
-        let refused = |error_type: &str, message: &str| {
-            Answer::Refused(Failure { error_type: error_type.to_owned(), posted: None, message: message.to_owned() })
-        };
-        let answer = match outcome {
-            Outcome::Response { body, .. } => {
-                current.answer = Some(InvokeReply { payload: body, function_error: false, log_tail: None });
-                Answer::Delivered
-            }
-            Outcome::Error { body, .. } => {
-                current.answer = Some(InvokeReply { payload: body, function_error: true, log_tail: None });
-                Answer::Delivered
-            }
-            Outcome::ResponseTooLarge { limit } => Answer::Refused(failure::response_too_large(limit)),
-            Outcome::Truncated => refused("Runtime.TruncatedResponse", "Response truncated"),
-            Outcome::InvalidResponseMode => {
-                refused("Runtime.InvalidResponseModeHeader", "Invalid response mode header")
-            }
-        };
-        self.pending.push_back(Event::Answered(answer));
-    }
-
     fn api_event(&mut self, event: runtime_api::Event) {
         match event {
             runtime_api::Event::ExtensionsRegistered => self.pending.push_back(Event::ExtensionsRegistered),
@@ -321,41 +281,16 @@ impl Owner {
     fn command(&mut self, command: Option<Command>) {
         match command {
             Some(Command::Invoke(request, reply)) if self.machine.can_invoke() => {
-                let deadline = SystemTime::now() + self.spec.timeout;
-                let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-                let event = Event::Invoke { timeout: self.spec.timeout, tail: request.tail };
-                self.current = Some(Current {
-                    request,
-                    deadline_ms: u64::try_from(deadline_ms).unwrap_or(u64::MAX),
-                    reply: Some(reply),
-                    outcome: None,
-                    answer: None,
-                });
+                let timeout = self.spec.timeout;
+                self.pending.push_back(Event::Invoke { timeout, tail: request.tail });
+                self.current = Some(Current::new(request, timeout, reply));
                 self.freeze_at = None;
-                self.pending.push_back(event);
             }
             Some(Command::Invoke(_, reply)) => {
                 let _ = reply.send(Err(StartError::Broken("the environment is busy".to_owned())));
             }
             Some(Command::Retire) | None => self.pending.push_back(Event::Shutdown),
         }
-    }
-
-    fn exited(&mut self, exited: Exited) {
-        if exited.generation != self.generation {
-            return;
-        }
-        let failure = match exited.who {
-            Who::Runtime => {
-                self.runtime = None;
-                failure::exited(exited.exit)
-            }
-            Who::Extension(_) => {
-                self.extensions_alive = self.extensions_alive.saturating_sub(1);
-                failure::extension_exited(exited.exit)
-            }
-        };
-        self.pending.push_back(Event::Exited(failure));
     }
 
     async fn act(&mut self, action: Action) -> Result<(), StartError> {
@@ -392,15 +327,11 @@ impl Owner {
                 Ok(())
             }
             Action::Abandon => {
-                self.launched.api.abandon();
-                if let Some(current) = &mut self.current {
-                    current.outcome = None;
-                }
+                self.abandon();
                 Ok(())
             }
             Action::ReplyAnswer => {
-                let answer = self.current.as_mut().and_then(|current| current.answer.take());
-                self.reply(answer.map(Ok));
+                self.reply_answer();
                 Ok(())
             }
             Action::ReplyFailure(failure) => {
@@ -416,6 +347,7 @@ impl Owner {
                 Ok(())
             }
             Action::NotifyReady { initialized } => {
+                self.launched.sandbox.set_cpu(cpu_millis(self.spec.memory_mb));
                 if initialized {
                     let init_us = micros(self.init_began.elapsed());
                     let memory = self.launched.sandbox.usage().memory_bytes;
@@ -430,12 +362,14 @@ impl Owner {
                 Ok(())
             }
             Action::NotifyIdle => {
+                self.current = None;
                 (self.presence.observer)(Notice::Idle);
                 Ok(())
             }
             Action::Clear { timed_out } => {
                 let reason = if timed_out { ShutdownReason::Timeout } else { ShutdownReason::Failure };
                 self.clear(reason).await?;
+                self.presence.entry.measured(self.launched.sandbox.usage().memory_bytes);
                 self.pending.push_back(Event::Cleared);
                 Ok(())
             }
@@ -444,252 +378,5 @@ impl Owner {
                 Ok(())
             }
         }
-    }
-
-    async fn start_processes(&mut self, announce: bool) -> Result<(), StartError> {
-        if announce {
-            self.announce();
-        } else {
-            // What a runtime that ended by itself has left behind.
-            self.clear(ShutdownReason::Failure).await?;
-        }
-        self.generation += 1;
-        self.init_began = Instant::now();
-        if self.launched.extensions.is_empty() {
-            self.start_runtime().await;
-            return Ok(());
-        }
-        let names = self.launched.extensions.iter().map(|(name, _)| name.clone());
-        if let Err(error) = self.launched.api.expect_extensions(names) {
-            let message = error.to_string();
-            let failure = Failure { error_type: "Extension.TooManyExtensions".to_owned(), posted: None, message };
-            self.pending.push_back(Event::SpawnFailed(failure));
-            return Ok(());
-        }
-        for at in 0..self.launched.extensions.len() {
-            let (name, process) = self.launched.extensions[at].clone();
-            let who = Who::Extension(name);
-            if let Err(mut failure) = self.spawn(who, process).await {
-                failure.error_type = "Extension.LaunchError".to_owned();
-                self.pending.push_back(Event::SpawnFailed(failure));
-                return Ok(());
-            }
-            self.extensions_alive += 1;
-        }
-        Ok(())
-    }
-
-    async fn start_runtime(&mut self) {
-        let started = match self.launched.runtime.clone() {
-            Ok(process) => self.spawn(Who::Runtime, process).await,
-            Err(failure) => Err(failure),
-        };
-        match started {
-            Ok(id) => self.runtime = Some(id),
-            Err(failure) => self.pending.push_back(Event::SpawnFailed(failure)),
-        }
-    }
-
-    async fn spawn(&mut self, who: Who, process: ProcessSpec) -> Result<ProcessId, Failure> {
-        let started = self.launched.sandbox.spawn(process).await.map_err(|error| failure::spawn(&error))?;
-        let unreadable = |error: std::io::Error| Failure {
-            error_type: "Sandbox.Failure".to_owned(),
-            posted: None,
-            message: format!("the output of the process cannot be read: {error}"),
-        };
-        self.capture.attach_lines(started.stdout).map_err(unreadable)?;
-        self.capture.attach_lines(started.stderr).map_err(unreadable)?;
-        if let Some(log) = started.log {
-            self.capture.attach_frames(log).map_err(unreadable)?;
-        }
-        let (exits, generation, exit) = (self.exits_in.clone(), self.generation, started.exit);
-        tokio::spawn(async move {
-            let exit = exit.await.unwrap_or(Exit::Signal(libc::SIGKILL));
-            let _ = exits.send(Exited { generation, who, exit });
-        });
-        Ok(started.id)
-    }
-
-    fn deliver(&mut self) {
-        let Some(current) = &mut self.current else { return };
-        let request = &current.request;
-        let invocation = Invocation {
-            request_id: request.request_id.clone(),
-            payload: request.payload.clone(),
-            deadline_ms: current.deadline_ms,
-            invoked_function_arn: request.invoked_function_arn.clone(),
-            trace_id: request.trace_id.clone(),
-            client_context: request.client_context.clone(),
-            ..Invocation::default()
-        };
-        match self.launched.api.invoke(invocation) {
-            Ok(outcome) => current.outcome = Some(outcome),
-            Err(refused) => {
-                let message = refused.to_string();
-                let failure = Failure { error_type: "Sandbox.Failure".to_owned(), posted: None, message };
-                self.pending.push_back(Event::Exited(failure));
-            }
-        }
-    }
-
-    fn reply(&mut self, answer: Option<Result<InvokeReply, StartError>>) {
-        let Some(current) = &mut self.current else { return };
-        let (Some(reply), Some(mut answer)) = (current.reply.take(), answer) else { return };
-        if let Ok(answer) = &mut answer
-            && current.request.tail
-        {
-            answer.log_tail = self.capture.take_tail();
-        }
-        // A caller who has gone away does not want to know.
-        let _ = reply.send(answer);
-    }
-
-    fn reply_error(&mut self, payload: impl FnOnce(&str) -> Vec<u8>) {
-        let Some(current) = &self.current else { return };
-        let payload = payload(&current.request.request_id).into();
-        self.reply(Some(Ok(InvokeReply { payload, function_error: true, log_tail: None })));
-    }
-
-    /// Kills all processes; the sandbox and its `/tmp` stay.
-    async fn clear(&mut self, reason: ShutdownReason) -> Result<(), StartError> {
-        self.launched.sandbox.thaw().map_err(|error| StartError::Broken(chain(&error)))?;
-        if let Some(runtime) = self.runtime.take() {
-            self.launched.sandbox.signal(runtime, Signal::Kill);
-        }
-        if self.extensions_alive > 0 {
-            self.end_extensions(reason, SHUTDOWN_BUDGET_EXTERNAL).await;
-        }
-        timeout(CLEAR_PATIENCE, self.launched.sandbox.kill_all())
-            .await
-            .map_err(|_| StartError::Broken("processes survived being killed".to_owned()))?;
-        self.capture.detach_all();
-        self.launched.api.reset();
-        while self.launched.api_events.try_recv().is_ok() {}
-        // Exits that are still on their way belong to the generation that has just ended.
-        self.generation += 1;
-        self.extensions_alive = 0;
-        Ok(())
-    }
-
-    /// The shutdown phase of an environment that is no longer needed.
-    async fn shut_down(&mut self) {
-        let known = self.launched.api.extensions();
-        let budget = match (known.external.is_empty(), known.internal.is_empty()) {
-            (false, _) => SHUTDOWN_BUDGET_EXTERNAL,
-            (true, false) => SHUTDOWN_BUDGET_INTERNAL,
-            // Nobody asked to be told: killed at once, as on Lambda.
-            (true, true) => return,
-        };
-        let _ = self.launched.sandbox.thaw();
-        let began = Instant::now();
-        if let Some(runtime) = self.runtime {
-            self.launched.sandbox.signal(runtime, Signal::Terminate);
-            self.wait_for_exits(budget.mul_f64(RUNTIME_SHARE), |owner| owner.runtime.is_none()).await;
-        }
-        self.end_extensions(ShutdownReason::Spindown, budget.saturating_sub(began.elapsed())).await;
-    }
-
-    /// Tells the extensions to end and waits for them, within `budget`.
-    async fn end_extensions(&mut self, reason: ShutdownReason, budget: Duration) {
-        let deadline = SystemTime::now() + budget;
-        let deadline_ms = deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let told = self.launched.api.shutdown_extensions(reason, u64::try_from(deadline_ms).unwrap_or(u64::MAX));
-        if told > 0 {
-            self.wait_for_exits(budget, |owner| owner.extensions_alive == 0).await;
-        }
-    }
-
-    async fn wait_for_exits(&mut self, budget: Duration, done: impl Fn(&Self) -> bool) {
-        let until = tokio::time::Instant::now() + budget;
-        while !done(self) {
-            tokio::select! {
-                Some(exited) = self.exits.recv() => {
-                    if exited.generation != self.generation {
-                        continue;
-                    }
-                    match exited.who {
-                        Who::Runtime => self.runtime = None,
-                        Who::Extension(_) => self.extensions_alive = self.extensions_alive.saturating_sub(1),
-                    }
-                }
-                () = self.capture.read_some() => {}
-                () = sleep_until(until) => return,
-            }
-        }
-    }
-
-    fn announce(&mut self) {
-        let arn = self.spec.runtime_version_arn.clone().unwrap_or_default();
-        let version = self.launched.resolved.runtime_version.clone();
-        self.capture.platform(&PlatformEvent::InitStart {
-            init_type: self.initialization_type,
-            phase: InitPhase::Init,
-            runtime: Some(RuntimeVersion { version, arn }),
-            function_name: self.spec.function_name.clone(),
-            function_version: self.spec.version.clone(),
-            instance_id: self.log_stream.clone(),
-            instance_max_memory: u64::from(self.spec.memory_mb) << 20,
-        });
-    }
-
-    fn report_init(&mut self, phase: Phase, duration: Duration, status: &Status) {
-        self.capture.drain();
-        let phase = match phase {
-            Phase::Init => InitPhase::Init,
-            Phase::Invoke => InitPhase::Invoke,
-        };
-        let init_type = self.initialization_type;
-        let status = logged(status);
-        self.capture.platform(&PlatformEvent::InitReport { init_type, phase, status, duration });
-    }
-
-    fn log_start(&mut self) {
-        let Some(current) = &self.current else { return };
-        if current.request.tail {
-            self.capture.start_tail();
-        }
-        self.capture.platform(&PlatformEvent::Start {
-            request_id: current.request.request_id.clone(),
-            version: self.spec.version.clone(),
-            trace: None,
-        });
-    }
-
-    fn log_end(&mut self, duration: Duration, init: Option<Duration>, status: &Status) {
-        let Some(current) = &self.current else { return };
-        let request_id = current.request.request_id.clone();
-        let produced_bytes = current.answer.as_ref().map(|answer| answer.payload.len() as u64);
-        self.capture.drain();
-        let usage = self.launched.sandbox.usage();
-        self.presence.entry.served(usage.memory_bytes);
-        let status = logged(status);
-        self.capture.platform(&PlatformEvent::RuntimeDone {
-            request_id: request_id.clone(),
-            status: status.clone(),
-            duration,
-            produced_bytes,
-            spans: vec![],
-            trace: None,
-        });
-        let max_memory_mb = usage.memory_peak_bytes.div_ceil(1 << 20).min(u64::from(self.spec.memory_mb));
-        self.capture.platform(&PlatformEvent::Report(Report {
-            request_id,
-            status,
-            duration,
-            memory_mb: self.spec.memory_mb,
-            max_memory_mb: u32::try_from(max_memory_mb).unwrap_or(self.spec.memory_mb),
-            init,
-            restore: None,
-            trace: None,
-            spans: vec![],
-        }));
-    }
-}
-
-fn logged(status: &Status) -> lines::Status {
-    match status {
-        Status::Success => lines::Status::Success,
-        Status::Error(error_type) => lines::Status::error(error_type),
-        Status::Timeout => lines::Status::Timeout,
     }
 }

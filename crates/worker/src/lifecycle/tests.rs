@@ -15,7 +15,7 @@ struct Driven {
 
 impl Driven {
     fn new() -> Self {
-        Self { machine: Machine::new(INIT_TIMEOUT, false), now: Instant::now() }
+        Self { machine: Machine::new(INIT_TIMEOUT), now: Instant::now() }
     }
 
     fn after(&mut self, ms: u64, event: Event) -> Vec<Action> {
@@ -39,7 +39,7 @@ impl Driven {
 fn a_first_invocation_reports_the_initialization_and_a_second_one_does_not() {
     let mut driven = Driven::ready();
     driven.invoke(false);
-    assert_eq!(driven.after(2, Event::Answered(Answer::Delivered)), [Action::ReplyAnswer, Action::NotifySettling]);
+    assert_eq!(driven.after(2, Event::Answered(Answer::Delivered)), [Action::NotifySettling, Action::ReplyAnswer]);
     let end = driven.after(1, Event::Idle);
     assert_eq!(
         end[1],
@@ -102,7 +102,12 @@ fn a_timeout_replies_before_it_clears_and_the_next_invocation_starts_afresh() {
     let actions = driven.after(3_000, Event::DeadlinePassed);
     assert_eq!(
         actions[1..],
-        [Action::Abandon, Action::ReplyTimeout(Duration::from_secs(3)), Action::Clear { timed_out: true }]
+        [
+            Action::Abandon,
+            Action::NotifySettling,
+            Action::ReplyTimeout(Duration::from_secs(3)),
+            Action::Clear { timed_out: true }
+        ]
     );
     driven.after(1, Event::Cleared);
     let actions = driven.invoke(false);
@@ -115,7 +120,7 @@ fn an_answer_that_the_runtime_api_refused_reaches_the_caller_and_the_report() {
     driven.invoke(false);
     let too_large = failure("Function.ResponseSizeTooLarge");
     let actions = driven.after(1, Event::Answered(Answer::Refused(too_large.clone())));
-    assert_eq!(actions, [Action::ReplyFailure(too_large), Action::NotifySettling]);
+    assert_eq!(actions, [Action::NotifySettling, Action::ReplyFailure(too_large)]);
     let actions = driven.after(1, Event::Idle);
     assert!(
         matches!(&actions[1], Action::LogEnd { status: Status::Error(kind), .. } if kind == "Function.ResponseSizeTooLarge")
@@ -136,6 +141,40 @@ fn a_busy_environment_is_not_frozen() {
     assert_eq!(driven.after(10, Event::FreezeDue), []);
 }
 
+#[test]
+fn every_initialization_is_reported_and_the_format_decides_who_sees_it() {
+    let mut driven = Driven::new();
+    driven.after(0, Event::Begin);
+    let report = |phase, ms, status| Action::ReportInit { phase, duration: Duration::from_millis(ms), status };
+    let actions = driven.after(40, Event::InitDone);
+    assert!(actions.contains(&report(Phase::Init, 40, Status::Success)), "{actions:?}");
+    driven.after(0, Event::Exited(failure("Runtime.ExitError")));
+    driven.invoke(false);
+    let actions = driven.after(50, Event::InitDone);
+    assert_eq!(actions, [report(Phase::Invoke, 50, Status::Success), Action::Deliver]);
+}
+
+#[test]
+fn a_timeout_noticed_late_is_billed_as_the_timeout() {
+    let mut driven = Driven::ready();
+    driven.invoke(false);
+    let actions = driven.after(3_400, Event::DeadlinePassed);
+    assert!(
+        matches!(&actions[0], Action::LogEnd { duration, status: Status::Timeout, .. } if *duration == Duration::from_secs(3)),
+        "{actions:?}"
+    );
+}
+
+#[test]
+fn an_answer_that_was_given_is_reported_as_such_even_if_the_server_ends_before_the_runtime_asks_again() {
+    let mut driven = Driven::ready();
+    driven.invoke(true);
+    driven.after(1, Event::Answered(Answer::Delivered));
+    let actions = driven.after(1, Event::Shutdown);
+    assert!(matches!(&actions[0], Action::LogEnd { status: Status::Success, .. }), "{actions:?}");
+    assert_eq!(actions[1..], [Action::ReplyAnswer, Action::TearDown]);
+}
+
 /// What may be seen from outside, kept without any knowledge of the machine's states.
 #[derive(Default)]
 struct Observed {
@@ -144,6 +183,7 @@ struct Observed {
     started: u32,
     ended_logs: u32,
     running: bool,
+    settling: bool,
     frozen: bool,
     offered: bool,
     clearing: bool,
@@ -160,10 +200,20 @@ impl Observed {
                     assert!(!self.frozen, "a runtime started in a frozen sandbox");
                     self.running = true;
                 }
-                Action::LogStart => self.started += 1,
+                Action::LogStart => {
+                    self.started += 1;
+                    self.settling = false;
+                }
                 Action::LogEnd { .. } => self.ended_logs += 1,
                 Action::Deliver => assert!(self.running && !self.frozen, "an invocation for a runtime that cannot run"),
-                Action::ReplyAnswer | Action::ReplyFailure(_) | Action::ReplyTimeout(_) => self.replied += 1,
+                Action::ReplyAnswer | Action::ReplyFailure(_) | Action::ReplyTimeout(_) => {
+                    assert!(self.settling, "a caller was answered while the manager took the environment for busy");
+                    self.replied += 1;
+                }
+                Action::NotifySettling => {
+                    assert!(!self.settling, "the manager was told twice");
+                    self.settling = true;
+                }
                 Action::NotifyReady { .. } | Action::NotifyIdle => self.offered = true,
                 Action::Freeze => {
                     assert!(self.offered, "a busy environment was frozen");
@@ -179,7 +229,6 @@ impl Observed {
                 | Action::ClearDeadline
                 | Action::ReportInit { .. }
                 | Action::Abandon
-                | Action::NotifySettling
                 | Action::StartRuntime
                 | Action::FreezeSoon => {}
             }

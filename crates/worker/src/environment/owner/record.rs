@@ -1,0 +1,114 @@
+//! What the platform writes about an environment and its invocations.
+
+use std::time::{Duration, Instant};
+
+use telemetry::lines::{self, InitPhase, PlatformEvent, Report, RuntimeVersion};
+
+use super::Owner;
+use crate::lifecycle::{Phase, Status};
+
+impl Owner {
+    /// INIT_START.
+    pub(super) fn announce(&mut self) {
+        let arn = self.spec.runtime_version_arn.clone().unwrap_or_default();
+        let version = self.launched.resolved.runtime_version.clone();
+        self.capture.platform(&PlatformEvent::InitStart {
+            init_type: self.initialization_type,
+            phase: InitPhase::Init,
+            runtime: Some(RuntimeVersion { version, arn }),
+            function_name: self.spec.function_name.clone(),
+            function_version: self.spec.version.clone(),
+            instance_id: self.log_stream.clone(),
+            instance_max_memory: u64::from(self.spec.memory_mb) << 20,
+        });
+    }
+
+    /// One EXTENSION line for each extension, then INIT_REPORT.
+    pub(super) fn report_init(&mut self, phase: Phase, duration: Duration, status: &Status) {
+        self.capture.drain();
+        self.report_extensions();
+        let phase = match phase {
+            Phase::Init => InitPhase::Init,
+            Phase::Invoke => InitPhase::Invoke,
+        };
+        let init_type = self.initialization_type;
+        let status = logged(status);
+        self.capture.platform(&PlatformEvent::InitRuntimeDone { init_type, phase, status: status.clone() });
+        self.capture.platform(&PlatformEvent::InitReport { init_type, phase, status, duration });
+    }
+
+    fn report_extensions(&mut self) {
+        let known = self.launched.api.extensions();
+        for extension in known.external.into_iter().chain(known.internal) {
+            let not_launched = self.processes.not_launched.as_ref() == Some(&extension.name);
+            let (state, error_type) = match not_launched {
+                true => ("LaunchError", Some("Extension.LaunchError".to_owned())),
+                false => (extension.state, extension.error_type),
+            };
+            let events = [("INVOKE", extension.invoke), ("SHUTDOWN", extension.shutdown)];
+            let events = events.into_iter().filter(|(_, wanted)| *wanted).map(|(event, _)| event.to_owned()).collect();
+            self.capture.platform(&PlatformEvent::Extension {
+                name: extension.name,
+                state: state.to_owned(),
+                events,
+                error_type,
+            });
+        }
+    }
+
+    /// START.
+    pub(super) fn log_start(&mut self) {
+        let Some(current) = &mut self.current else { return };
+        current.open_since = Some(Instant::now());
+        if current.request.tail {
+            self.capture.start_tail();
+        }
+        self.capture.platform(&PlatformEvent::Start {
+            request_id: current.request.request_id.clone(),
+            version: self.spec.version.clone(),
+            trace: None,
+        });
+    }
+
+    /// END and REPORT, after everything that the function has said.
+    pub(super) fn log_end(&mut self, duration: Duration, init: Option<Duration>, status: &Status) {
+        let Some(current) = &mut self.current else { return };
+        if current.open_since.take().is_none() {
+            return;
+        }
+        let request_id = current.request.request_id.clone();
+        let produced_bytes = current.produced_bytes;
+        self.capture.drain();
+        let usage = self.launched.sandbox.usage();
+        self.presence.entry.served(usage.memory_bytes);
+        let status = logged(status);
+        self.capture.platform(&PlatformEvent::RuntimeDone {
+            request_id: request_id.clone(),
+            status: status.clone(),
+            duration,
+            produced_bytes,
+            spans: vec![],
+            trace: None,
+        });
+        let max_memory_mb = usage.memory_peak_bytes.div_ceil(1 << 20).min(u64::from(self.spec.memory_mb));
+        self.capture.platform(&PlatformEvent::Report(Report {
+            request_id,
+            status,
+            duration,
+            memory_mb: self.spec.memory_mb,
+            max_memory_mb: u32::try_from(max_memory_mb).unwrap_or(self.spec.memory_mb),
+            init,
+            restore: None,
+            trace: None,
+            spans: vec![],
+        }));
+    }
+}
+
+fn logged(status: &Status) -> lines::Status {
+    match status {
+        Status::Success => lines::Status::Success,
+        Status::Error(error_type) => lines::Status::error(error_type),
+        Status::Timeout => lines::Status::Timeout,
+    }
+}
