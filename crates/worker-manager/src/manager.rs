@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -46,11 +46,21 @@ pub struct WorkerManager {
 pub(crate) struct Shared {
     pub(crate) worker: Worker,
     pub(crate) options: Options,
-    /// Read on the warm path, written when a version is first invoked or retired.
-    versions: RwLock<HashMap<VersionKey, Arc<Version>>>,
+    /// Read on the warm path, written when a version is first invoked, retired or forgotten.
+    versions: RwLock<Versions>,
     in_flight: AtomicU32,
     environments: AtomicU32,
     shutting_down: AtomicBool,
+}
+
+/// The versions that are invoked, or were not long ago.
+#[derive(Default)]
+struct Versions {
+    by_key: HashMap<VersionKey, Arc<Version>>,
+    /// Retired ones that have environments at work.
+    leaving: Vec<Arc<Version>>,
+    /// The server goes down: no further version is taken in.
+    closed: bool,
 }
 
 impl WorkerManager {
@@ -69,6 +79,7 @@ impl WorkerManager {
         let every = (shared.options.idle_timeout / 10).clamp(Duration::from_millis(50), Duration::from_secs(1));
         tokio::spawn(async move {
             let mut interval = tokio::time::interval(every);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 interval.tick().await;
                 let Some(shared) = weak.upgrade() else { return };
@@ -84,14 +95,17 @@ impl WorkerManager {
         spec: &Arc<EnvironmentSpec>,
         request: InvokeRequest,
     ) -> Result<InvokeReply, InvokeError> {
-        if self.shared.shutting_down.load(Ordering::Relaxed) {
-            return Err(InvokeError::ShuttingDown);
-        }
         if !self.shared.enter() {
             return Err(InvokeError::Throttled { reason: ThrottleReason::AccountConcurrency });
         }
+        // Looked at after the invocation was counted: a shutdown that begins now waits for it.
+        let version = if self.shared.is_shutting_down() { None } else { self.shared.version(spec) };
+        let Some(version) = version else {
+            self.shared.leave();
+            return Err(InvokeError::ShuttingDown);
+        };
         let (reply, answer) = oneshot::channel();
-        self.shared.version(spec).request(&self.shared, request, reply);
+        version.request(&self.shared, request, reply);
         match answer.await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(StartError::Runtime(text))) => Err(InvokeError::RuntimeUnavailable(text)),
@@ -99,6 +113,7 @@ impl WorkerManager {
                 tracing::warn!("an invocation was throttled: {text}");
                 Err(InvokeError::Throttled { reason: ThrottleReason::HostCapacity })
             }
+            Ok(Err(_)) | Err(_) if self.shared.is_shutting_down() => Err(InvokeError::ShuttingDown),
             Ok(Err(error @ (StartError::Code(_) | StartError::Sandbox(_) | StartError::Broken(_)))) => {
                 Err(InvokeError::Platform(error.to_string()))
             }
@@ -114,18 +129,25 @@ impl WorkerManager {
 
     /// Keeps `count` environments of this version initialized; 0 ends it.
     pub fn set_provisioned(&self, spec: &Arc<EnvironmentSpec>, count: u32) {
-        self.shared.version(spec).step(&self.shared, pool::Event::SetProvisioned(count));
+        if let Some(version) = self.shared.version(spec) {
+            version.step(&self.shared, pool::Event::SetProvisioned(count));
+        }
     }
 
     /// The state of a version's provisioned environments.
     pub fn provisioned(&self, key: &VersionKey) -> ProvisionedStatus {
-        let versions = self.shared.versions.read().unwrap_or_else(PoisonError::into_inner);
-        versions.get(key).map(|version| version.provisioned()).unwrap_or_default()
+        let versions = self.shared.read();
+        versions.by_key.get(key).map(|version| version.provisioned()).unwrap_or_default()
     }
 
     /// The version is no longer current (updated or deleted): environments finish what they do and are retired.
     pub fn retire(&self, key: &VersionKey) {
-        let retired = self.shared.versions.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+        let retired = {
+            let mut versions = self.shared.write();
+            let retired = versions.by_key.remove(key);
+            versions.leaving.extend(retired.clone());
+            retired
+        };
         if let Some(version) = retired {
             version.step(&self.shared, pool::Event::Retire);
         }
@@ -141,18 +163,23 @@ impl WorkerManager {
         &self.shared.worker
     }
 
-    /// Refuses new invocations, gives those in flight `patience` to finish, then ends every environment.
+    /// Refuses new invocations, gives those in flight `patience` to finish, then ends every environment. What was not
+    /// shut down so lives on when the last handle is dropped.
     pub async fn shutdown(&self, patience: Duration) {
-        self.shared.shutting_down.store(true, Ordering::Relaxed);
+        self.shared.shutting_down.store(true, Ordering::SeqCst);
         let until = tokio::time::Instant::now() + patience;
         // Only here, on the way out: looking is simpler than a signal on the warm path.
         while self.concurrency() > 0 && tokio::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let versions: Vec<_> =
-            self.shared.versions.write().unwrap_or_else(PoisonError::into_inner).drain().map(|(_, v)| v).collect();
+        let versions = {
+            let mut versions = self.shared.write();
+            versions.closed = true;
+            let current = std::mem::take(&mut versions.by_key).into_values();
+            current.chain(std::mem::take(&mut versions.leaving)).collect::<Vec<_>>()
+        };
         for version in versions {
-            version.end_all();
+            version.end(&self.shared);
         }
         self.shared.worker.shutdown(Duration::from_secs(5)).await;
     }
@@ -163,13 +190,17 @@ impl Shared {
     fn enter(&self) -> bool {
         let limit = self.options.account_concurrency;
         self.in_flight
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < limit).then_some(count + 1))
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| (count < limit).then_some(count + 1))
             .is_ok()
     }
 
     /// Counts an invocation out.
     pub(crate) fn leave(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::SeqCst)
     }
 
     /// Counts an environment in, unless the host is full.
@@ -192,37 +223,65 @@ impl Shared {
 
     /// Ends the on-demand environment that has been idle longest, of any version. False where none is idle.
     pub(crate) fn give_up_one(self: &Arc<Self>) -> bool {
-        let oldest = {
-            let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
-            versions
+        loop {
+            let oldest = self
+                .read()
+                .by_key
                 .values()
                 .filter_map(|version| Some((version.oldest_idle()?, Arc::clone(version))))
-                .min_by_key(|(since, _)| *since)
-        };
-        let Some((_, version)) = oldest else { return false };
-        version.step(self, pool::Event::GiveUpOne);
-        true
+                .min_by_key(|(since, _)| *since);
+            let Some((_, version)) = oldest else { return false };
+            // An invocation may have taken it since; then another one is looked for.
+            if version.give_up_one(self) {
+                return true;
+            }
+        }
     }
 
-    fn version(&self, spec: &Arc<EnvironmentSpec>) -> Arc<Version> {
-        if let Some(version) = self.versions.read().unwrap_or_else(PoisonError::into_inner).get(&spec.key) {
-            return Arc::clone(version);
+    /// The version's pool; none when the server goes down.
+    fn version(&self, spec: &Arc<EnvironmentSpec>) -> Option<Arc<Version>> {
+        if let Some(version) = self.read().by_key.get(&spec.key) {
+            return Some(Arc::clone(version));
         }
-        let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
+        let mut versions = self.write();
+        if versions.closed {
+            return None;
+        }
         let rules = Rules { patience: self.options.patience, idle_timeout: self.options.idle_timeout };
-        let version = versions.entry(spec.key.clone()).or_insert_with(|| Version::new(Arc::clone(spec), rules));
-        Arc::clone(version)
+        let new = || Version::new(Arc::clone(spec), rules);
+        Some(Arc::clone(versions.by_key.entry(spec.key.clone()).or_insert_with(new)))
     }
 
     fn tick(self: &Arc<Self>) {
         let now = Instant::now();
-        let due: Vec<_> = {
-            let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
-            let expired = |since: Instant| now - since >= self.options.idle_timeout;
-            versions.values().filter(|version| version.oldest_idle().is_some_and(expired)).cloned().collect()
-        };
+        let expired = |since: Instant| now - since >= self.options.idle_timeout;
+        let (mut due, mut empty) = (Vec::new(), false);
+        let versions = self.read();
+        for version in versions.by_key.values() {
+            if version.oldest_idle().is_some_and(expired) {
+                due.push(Arc::clone(version));
+            }
+            empty |= version.is_empty();
+        }
+        empty |= versions.leaving.iter().any(|version| version.is_empty());
+        drop(versions);
         for version in due {
             version.step(self, pool::Event::Tick);
         }
+        if empty {
+            // Who holds a version at this moment is about to put something into it.
+            let wanted = |version: &Arc<Version>| Arc::strong_count(version) > 1 || !version.is_empty();
+            let mut versions = self.write();
+            versions.by_key.retain(|_, version| wanted(version));
+            versions.leaving.retain(wanted);
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Versions> {
+        self.versions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Versions> {
+        self.versions.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -48,6 +48,8 @@ pub enum Event {
     Retire,
     /// The host needs room: give up the environment that has been idle longest.
     GiveUpOne,
+    /// The server goes down: every environment ends, busy ones too, and none is started any more.
+    End,
 }
 
 /// How a first initialization ended.
@@ -66,10 +68,11 @@ pub enum Action {
     Dispatch(RequestId, EnvironmentId),
     /// Make an environment.
     Start(EnvironmentId, Purpose),
-    /// End an environment that serves nobody.
+    /// End an environment. It serves nobody, except after [`Event::End`].
     Retire(EnvironmentId),
-    /// There will be no environment for this request: the one started for it did not come to be.
-    Fail(RequestId, EnvironmentId),
+    /// There will be no environment for this request: the one started for it did not come to be, or the server goes
+    /// down.
+    Fail(RequestId),
     /// Send [`Event::Tick`] at this time at the latest.
     WakeAt(Instant),
 }
@@ -127,9 +130,14 @@ pub struct Pool {
     reserve: Vec<EnvironmentId>,
     waiting: VecDeque<Waiting>,
     next_id: u64,
+    /// How many of `environments` are provisioned.
+    provisioned: usize,
     provisioned_target: u32,
     provisioned_failed: bool,
+    /// No longer current: what becomes free goes.
     retired: bool,
+    /// Nothing is started and nothing is served any more.
+    ended: bool,
 }
 
 impl Pool {
@@ -142,15 +150,22 @@ impl Pool {
             reserve: Vec::new(),
             waiting: VecDeque::new(),
             next_id: 0,
+            provisioned: 0,
             provisioned_target: 0,
             provisioned_failed: false,
             retired: false,
+            ended: false,
         }
     }
 
-    /// Whether nothing is left of a retired pool.
-    pub fn is_spent(&self) -> bool {
-        self.retired && self.environments.is_empty() && self.waiting.is_empty()
+    /// Whether a new pool would be no different from this one, but for what it has seen.
+    pub fn is_empty(&self) -> bool {
+        self.environments.is_empty() && self.waiting.is_empty() && self.provisioned_target == 0
+    }
+
+    /// Whether the pool waits for this environment, serves with it or keeps it.
+    pub fn has(&self, id: EnvironmentId) -> bool {
+        self.environments.contains_key(&id)
     }
 
     /// Since when the environment that [`Event::GiveUpOne`] would take has been idle.
@@ -176,10 +191,13 @@ impl Pool {
     pub fn step(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
         match event {
             Event::Request(request) => self.request(request, now, actions),
-            Event::Ready(id, Initialized::Failed) if self.is_provisioned(id) && self.waiting.is_empty() => {
-                self.environments.remove(&id);
+            Event::Ready(id, Initialized::Failed) if self.is_provisioned(id) => {
                 self.provisioned_failed = true;
-                actions.push(Action::Retire(id));
+                if self.waiting.is_empty() {
+                    self.retire(id, actions);
+                } else {
+                    self.free(id, now, actions);
+                }
             }
             Event::Ready(id, _) | Event::Idle(id) => self.free(id, now, actions),
             Event::Settling(id) => self.set_state(id, State::Settling),
@@ -188,6 +206,8 @@ impl Pool {
                 self.expire(now, actions);
                 self.cover(now, actions);
             }
+            // Somebody still had hold of the pool when it was retired.
+            Event::SetProvisioned(_) if self.retired => {}
             Event::SetProvisioned(count) => {
                 self.provisioned_target = count;
                 self.provisioned_failed = false;
@@ -202,10 +222,15 @@ impl Pool {
             Event::GiveUpOne => {
                 self.give_up_idle(actions);
             }
+            Event::End => self.end(actions),
         }
     }
 
     fn request(&mut self, request: RequestId, now: Instant, actions: &mut Vec<Action>) {
+        if self.ended {
+            actions.push(Action::Fail(request));
+            return;
+        }
         // Provisioned environments first: what was paid for is used before what happens to be there.
         match self.reserve.pop().or_else(|| self.idle.pop_back().map(|(id, _)| id)) {
             Some(id) => {
@@ -228,8 +253,7 @@ impl Pool {
             self.set_state(id, State::Busy);
             actions.push(Action::Dispatch(next.request, id));
         } else if self.retired || self.is_surplus(id) {
-            self.environments.remove(&id);
-            actions.push(Action::Retire(id));
+            self.retire(id, actions);
         } else {
             self.set_state(id, State::Idle);
             if self.is_provisioned(id) {
@@ -241,7 +265,7 @@ impl Pool {
     }
 
     fn gone(&mut self, id: EnvironmentId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(gone) = self.environments.remove(&id) else { return };
+        let Some(gone) = self.remove(id) else { return };
         self.idle.retain(|(idle, _)| *idle != id);
         self.reserve.retain(|idle| *idle != id);
         if gone.state == State::Starting {
@@ -250,7 +274,7 @@ impl Pool {
             } else if self.waiting.len() > self.count(State::Starting)
                 && let Some(waiting) = self.waiting.pop_front()
             {
-                actions.push(Action::Fail(waiting.request, id));
+                actions.push(Action::Fail(waiting.request));
             }
         }
         self.cover(now, actions);
@@ -275,24 +299,19 @@ impl Pool {
 
     fn provision(&mut self, actions: &mut Vec<Action>) {
         let target = self.provisioned_target as usize;
-        let mut have = self.environments.values().filter(|e| e.provisioned).count();
-        while have > target {
+        while self.provisioned > target {
             // Idle ones go now; busy and starting ones are retired when they become free.
             let Some(id) = self.reserve.pop() else { break };
-            self.environments.remove(&id);
-            actions.push(Action::Retire(id));
-            have -= 1;
+            self.retire(id, actions);
         }
-        while have < target && !self.provisioned_failed {
+        while self.provisioned < target && !self.provisioned_failed {
             self.start(Purpose::Provisioned, actions);
-            have += 1;
         }
     }
 
     /// Whether this provisioned environment is one more than the setting asks for.
     fn is_surplus(&self, id: EnvironmentId) -> bool {
-        self.is_provisioned(id)
-            && self.environments.values().filter(|e| e.provisioned).count() > self.provisioned_target as usize
+        self.provisioned > self.provisioned_target as usize && self.is_provisioned(id)
     }
 
     fn start(&mut self, purpose: Purpose, actions: &mut Vec<Action>) {
@@ -300,6 +319,7 @@ impl Pool {
         self.next_id += 1;
         let provisioned = purpose == Purpose::Provisioned;
         self.environments.insert(id, Environment { state: State::Starting, provisioned });
+        self.provisioned += usize::from(provisioned);
         actions.push(Action::Start(id, purpose));
     }
 
@@ -312,9 +332,30 @@ impl Pool {
     /// Retires the on-demand environment that has been idle longest.
     fn give_up_idle(&mut self, actions: &mut Vec<Action>) -> bool {
         let Some((id, _)) = self.idle.pop_front() else { return false };
-        self.environments.remove(&id);
-        actions.push(Action::Retire(id));
+        self.retire(id, actions);
         true
+    }
+
+    fn end(&mut self, actions: &mut Vec<Action>) {
+        self.retired = true;
+        self.ended = true;
+        self.provisioned_target = 0;
+        self.idle.clear();
+        self.reserve.clear();
+        actions.extend(self.waiting.drain(..).map(|waiting| Action::Fail(waiting.request)));
+        actions.extend(self.environments.drain().map(|(id, _)| Action::Retire(id)));
+        self.provisioned = 0;
+    }
+
+    fn retire(&mut self, id: EnvironmentId, actions: &mut Vec<Action>) {
+        self.remove(id);
+        actions.push(Action::Retire(id));
+    }
+
+    fn remove(&mut self, id: EnvironmentId) -> Option<Environment> {
+        let removed = self.environments.remove(&id)?;
+        self.provisioned -= usize::from(removed.provisioned);
+        Some(removed)
     }
 
     fn set_state(&mut self, id: EnvironmentId, state: State) {

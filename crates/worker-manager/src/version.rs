@@ -72,13 +72,27 @@ impl Version {
         self.lock().pool.oldest_idle()
     }
 
-    /// Ends every environment, busy ones included.
-    pub(crate) fn end_all(&self) {
-        for slot in self.lock().environments.values() {
-            if let Some(environment) = &slot.environment {
-                environment.retire();
-            }
+    /// Ends the on-demand environment that has been idle longest. False where none is idle any more.
+    pub(crate) fn give_up_one(self: &Arc<Self>, shared: &Arc<Shared>) -> bool {
+        let mut state = self.lock();
+        let some = state.pool.oldest_idle().is_some();
+        if some {
+            self.step_locked(shared, &mut state, Event::GiveUpOne);
         }
+        some
+    }
+
+    /// Ends every environment, busy ones included, and serves nothing more.
+    pub(crate) fn end(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let mut state = self.lock();
+        state.last_error = None;
+        self.step_locked(shared, &mut state, Event::End);
+    }
+
+    /// Whether nothing is lost if this version is forgotten.
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.lock();
+        state.pool.is_empty() && state.environments.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -115,14 +129,17 @@ impl Version {
                     self.make_room(shared, id, purpose);
                 }
             }
-            Action::Retire(id) => {
+            Action::Retire(id) => match state.environments.get(&id).map(|slot| &slot.environment) {
                 // The slot goes when the environment says that it has ended.
-                if let Some(environment) = state.environments.get(&id).and_then(|slot| slot.environment.as_ref()) {
-                    environment.retire();
+                Some(Some(environment)) => environment.retire(),
+                // The host was still making room for it.
+                Some(None) => {
+                    state.environments.remove(&id);
                 }
-            }
-            Action::Fail(request, _) => {
-                let error = state.last_error.take();
+                None => {}
+            },
+            Action::Fail(request) => {
+                let error = state.last_error.clone();
                 let error = error.unwrap_or_else(|| StartError::Broken("the environment ended early".to_owned()));
                 if let Some((_, reply)) = state.waiting.remove(&request) {
                     shared.leave();
@@ -146,12 +163,19 @@ impl Version {
     }
 
     /// The host is full: another environment has to go first. Not under this version's lock, since it may be of any
-    /// version.
+    /// version. Where none is idle, one that is about to be is waited for, once.
     fn make_room(self: &Arc<Self>, shared: &Arc<Shared>, id: EnvironmentId, purpose: Purpose) {
         let (version, shared) = (Arc::clone(self), Arc::clone(shared));
         tokio::spawn(async move {
-            let given_up = shared.give_up_one();
+            let mut given_up = shared.give_up_one();
+            if !given_up {
+                tokio::time::sleep(shared.options.patience).await;
+                given_up = version.needs(id, purpose) && shared.give_up_one();
+            }
             let mut state = version.lock();
+            if !state.pool.has(id) {
+                return;
+            }
             // The place is given back when the environment that was given up has ended; it is taken over now, so that
             // for the length of a teardown the host holds one more than it should.
             if given_up {
@@ -163,6 +187,12 @@ impl Version {
                 version.step_locked(&shared, &mut state, Event::StartRefused(id));
             }
         });
+    }
+
+    /// Whether an environment that is not there yet is still of use.
+    fn needs(&self, id: EnvironmentId, purpose: Purpose) -> bool {
+        let state = self.lock();
+        state.pool.has(id) && (purpose == Purpose::Provisioned || !state.waiting.is_empty())
     }
 
     fn wake_at(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, at: Instant) {
@@ -185,7 +215,11 @@ impl Version {
         let event = match notice {
             Notice::Ready { initialized: true } => Event::Ready(id, Initialized::Yes),
             Notice::Ready { initialized: false } => Event::Ready(id, Initialized::Failed),
-            Notice::Settling => Event::Settling(id),
+            Notice::Settling => {
+                // The answer is on its way: the caller's next invocation must not find this one still counted.
+                state.served(shared, id);
+                Event::Settling(id)
+            }
             Notice::Idle => {
                 state.served(shared, id);
                 Event::Idle(id)

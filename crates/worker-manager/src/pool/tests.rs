@@ -130,16 +130,50 @@ fn a_provisioned_initialization_that_fails_is_reported_and_not_tried_for_ever() 
 fn a_retired_pool_lets_the_busy_finish_and_keeps_nothing() {
     let mut driven = Driven::settled();
     assert_eq!(driven.after(0, Event::Retire), []);
-    assert!(!driven.pool.is_spent());
+    assert!(!driven.pool.is_empty());
     assert_eq!(driven.after(0, Event::Idle(EnvironmentId(0))), [Action::Retire(EnvironmentId(0))]);
-    assert!(driven.pool.is_spent());
+    assert!(driven.pool.is_empty());
+    assert_eq!(driven.after(0, Event::SetProvisioned(1)), []);
 }
 
 #[test]
 fn a_request_whose_environment_could_not_be_made_fails() {
     let mut driven = Driven::new();
     driven.after(0, Event::Request(RequestId(1)));
-    assert_eq!(driven.after(5, Event::Gone(EnvironmentId(0))), [Action::Fail(RequestId(1), EnvironmentId(0))]);
+    assert_eq!(driven.after(5, Event::Gone(EnvironmentId(0))), [Action::Fail(RequestId(1))]);
+}
+
+#[test]
+fn a_provisioned_initialization_that_failed_is_reported_even_if_a_waiting_request_takes_the_environment() {
+    let mut driven = Driven::new();
+    driven.after(0, Event::SetProvisioned(1));
+    driven.after(0, Event::Request(RequestId(1)));
+    let actions = driven.after(5, Event::Ready(EnvironmentId(0), Initialized::Failed));
+    assert_eq!(actions, [Action::Dispatch(RequestId(1), EnvironmentId(0))]);
+    assert!(driven.pool.provisioned().init_failed);
+}
+
+#[test]
+fn an_ended_pool_ends_everything_and_starts_nothing_again() {
+    let mut driven = Driven::new();
+    driven.after(0, Event::SetProvisioned(1));
+    driven.after(0, Event::Ready(EnvironmentId(0), Initialized::Yes));
+    driven.after(0, Event::Request(RequestId(1)));
+    driven.after(0, Event::Request(RequestId(2)));
+    let mut ended = driven.after(0, Event::End);
+    ended.sort_by_key(|action| format!("{action:?}"));
+    assert_eq!(ended, [Action::Fail(RequestId(2)), Action::Retire(EnvironmentId(0)), Action::Retire(EnvironmentId(1))]);
+    assert!(driven.pool.is_empty());
+    for late in [
+        Event::Gone(EnvironmentId(0)),
+        Event::Ready(EnvironmentId(1), Initialized::Yes),
+        Event::Gone(EnvironmentId(1)),
+        Event::SetProvisioned(3),
+        Event::Tick,
+    ] {
+        assert_eq!(driven.after(1, late), [], "{late:?}");
+    }
+    assert_eq!(driven.after(0, Event::Request(RequestId(3))), [Action::Fail(RequestId(3))]);
 }
 
 proptest! {
@@ -212,11 +246,15 @@ proptest! {
                         prop_assert!(free.contains(&id), "{id:?} was retired while in use");
                         free.retain(|e| *e != id);
                     }
-                    Action::Fail(request, _) => prop_assert!(served.insert(request), "{request:?} was answered twice"),
+                    Action::Fail(request) => prop_assert!(served.insert(request), "{request:?} was answered twice"),
                     Action::WakeAt(at) => prop_assert!(at >= driven.now),
                 }
             }
         }
+        let provisioned = driven.pool.provisioned();
+        let counted = driven.pool.environments.values().filter(|e| e.provisioned).count();
+        prop_assert_eq!(driven.pool.provisioned, counted);
+        prop_assert!(provisioned.available <= provisioned.allocated);
         // Whatever waits now is served once time passes and what was started becomes ready.
         let mut rounds = 0;
         while (served.len() as u64) < requests {
@@ -228,7 +266,7 @@ proptest! {
             }
             for action in actions {
                 match action {
-                    Action::Dispatch(request, _) | Action::Fail(request, _) => {
+                    Action::Dispatch(request, _) | Action::Fail(request) => {
                         prop_assert!(served.insert(request));
                     }
                     Action::Start(id, _) => starting.push(id),
@@ -236,7 +274,8 @@ proptest! {
                 }
             }
         }
-        let provisioned = driven.pool.provisioned();
-        prop_assert!(provisioned.available <= provisioned.allocated);
+        driven.after(0, Event::End);
+        prop_assert!(driven.pool.is_empty());
+        prop_assert_eq!(driven.pool.provisioned, 0);
     }
 }

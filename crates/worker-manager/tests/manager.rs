@@ -1,0 +1,383 @@
+//! The manager with a real worker: pools, limits and ends, with scripted processes in sandboxes of memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Barrier, Semaphore};
+use tokio::time::timeout;
+use worker::testing::{Exit, Host, PATIENCE, Process, eventually, request};
+use worker::{EnvironmentSpec, InvokeReply};
+use worker_manager::{InvokeError, Options, ThrottleReason, WorkerManager};
+
+/// Initializations may take as long as they like on a slow machine.
+fn host<F>(script: impl Fn(Process) -> F + Send + Sync + 'static) -> Host
+where
+    F: Future<Output = std::io::Result<Exit>> + Send + 'static,
+{
+    let freeze_delay = Duration::from_millis(1);
+    Host::new(worker::Options { freeze_delay, init_timeout: PATIENCE, ..worker::Options::default() }, script)
+}
+
+fn manager(host: &Host, options: Options) -> WorkerManager {
+    WorkerManager::new(host.worker.clone(), options)
+}
+
+fn spec(host: &Host, name: &str) -> Arc<EnvironmentSpec> {
+    Arc::new(host.spec(name))
+}
+
+async fn invoke(manager: &WorkerManager, spec: &Arc<EnvironmentSpec>, payload: &str) -> Result<String, InvokeError> {
+    let reply = timeout(PATIENCE, manager.invoke(spec, request("r-1", payload))).await.expect("an answer in time");
+    reply.map(|InvokeReply { payload, .. }| String::from_utf8(payload.to_vec()).expect("text"))
+}
+
+/// Invokes in the background.
+fn begin(
+    manager: &WorkerManager,
+    spec: &Arc<EnvironmentSpec>,
+    payload: &str,
+) -> tokio::task::JoinHandle<Result<String, InvokeError>> {
+    let (manager, spec, payload) = (manager.clone(), Arc::clone(spec), payload.to_owned());
+    tokio::spawn(async move { invoke(&manager, &spec, &payload).await })
+}
+
+async fn shut_down(host: &Host, manager: &WorkerManager) {
+    manager.shutdown(Duration::ZERO).await;
+    assert_eq!(host.worker.environments(), []);
+    assert_eq!((host.backend.live(), manager.concurrency()), (0, 0));
+}
+
+/// Functions that have an environment, in order.
+fn functions(host: &Host) -> Vec<String> {
+    let mut names: Vec<String> = host.worker.environments().into_iter().map(|info| info.function).collect();
+    names.sort();
+    names
+}
+
+/// Runtimes that answer only as often as the semaphore lets them.
+fn gated(gate: &Arc<Semaphore>) -> Host {
+    let gate = Arc::clone(gate);
+    host(move |mut process| {
+        let gate = Arc::clone(&gate);
+        async move {
+            loop {
+                let given = process.next().await?;
+                gate.acquire().await.expect("never closed").forget();
+                process.respond(&given.request_id, &given.payload).await?;
+            }
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_who_asks_again_at_once_stays_in_one_environment_and_within_a_concurrency_of_one() {
+    let host = host(Process::echo);
+    let manager = manager(&host, Options { account_concurrency: 1, patience: PATIENCE, ..Options::default() });
+    let spec = spec(&host, "f");
+    for count in 0..50 {
+        assert_eq!(invoke(&manager, &spec, &count.to_string()).await, Ok(count.to_string()));
+        assert_eq!(manager.concurrency(), 0, "counted for longer than its caller waits");
+    }
+    assert_eq!(host.backend.created(), 1);
+    eventually("all are counted", || host.worker.environments()[0].invocations == 50).await;
+    assert_eq!(host.worker.cold_starts().len(), 1);
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn invocations_at_once_get_an_environment_each() {
+    let together = Arc::new(Barrier::new(4));
+    let host = host(move |mut process| {
+        let together = Arc::clone(&together);
+        async move {
+            loop {
+                let given = process.next().await?;
+                together.wait().await;
+                process.respond(&given.request_id, &given.payload).await?;
+            }
+        }
+    });
+    let manager = manager(&host, Options { patience: PATIENCE, ..Options::default() });
+    let spec = spec(&host, "f");
+    for _ in 0..2 {
+        let all: Vec<_> = ["1", "2", "3", "4"].map(|payload| begin(&manager, &spec, payload)).into();
+        for (at, one) in all.into_iter().enumerate() {
+            assert_eq!(one.await.expect("no panic"), Ok((at + 1).to_string()));
+        }
+    }
+    assert_eq!(host.backend.created(), 4);
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn after_a_timeout_and_after_a_crash_the_caller_finds_the_same_environment_again() {
+    let host = host(|mut process| async move {
+        loop {
+            let given = process.next().await?;
+            match given.payload.as_str() {
+                "crash" => return Ok(Exit::Code(1)),
+                "hang" => return process.hang().await,
+                payload => process.respond(&given.request_id, payload).await?,
+            };
+        }
+    });
+    let manager = manager(&host, Options { patience: PATIENCE, ..Options::default() });
+    let spec = Arc::new(EnvironmentSpec { timeout: Duration::from_millis(500), ..host.spec("f") });
+    for (payload, error) in [("crash", "Runtime exited with error"), ("hang", "timed out"), ("crash", "exit status 1")]
+    {
+        let reply = invoke(&manager, &spec, payload).await.expect("an answer");
+        assert!(reply.contains(error), "{reply}");
+    }
+    assert_eq!(host.backend.created(), 1);
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn an_environment_that_takes_long_to_settle_is_not_waited_for_longer_than_patience() {
+    let gate = Arc::new(Semaphore::new(0));
+    let settle = Arc::clone(&gate);
+    let host = host(move |mut process| {
+        let settle = Arc::clone(&settle);
+        async move {
+            loop {
+                let given = process.next().await?;
+                process.respond(&given.request_id, &given.payload).await?;
+                settle.acquire().await.expect("never closed").forget();
+            }
+        }
+    });
+    let manager = manager(&host, Options { patience: Duration::from_millis(5), ..Options::default() });
+    let spec = spec(&host, "f");
+    for payload in ["1", "2"] {
+        assert_eq!(invoke(&manager, &spec, payload).await, Ok(payload.to_owned()));
+    }
+    assert_eq!(host.backend.created(), 2);
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn what_is_idle_for_long_goes_and_the_next_invocation_starts_anew() {
+    let host = host(Process::echo);
+    let manager = manager(&host, Options { idle_timeout: Duration::from_millis(50), ..Options::default() });
+    let spec = spec(&host, "f");
+    for created in 1..=2 {
+        assert_eq!(invoke(&manager, &spec, "1").await, Ok("1".to_owned()));
+        assert_eq!(host.backend.created(), created);
+        eventually("it goes", || host.worker.environments().is_empty() && host.backend.live() == 0).await;
+    }
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_no_longer_current_finishes_and_goes() {
+    let gate = Arc::new(Semaphore::new(0));
+    let host = gated(&gate);
+    let manager = manager(&host, Options::default());
+    let (old, new) = (spec(&host, "old"), spec(&host, "new"));
+    let running = begin(&manager, &old, "1");
+    eventually("it runs", || host.worker.cold_starts().len() == 1).await;
+    manager.retire(&old.key);
+    gate.add_permits(2);
+    assert_eq!(running.await.expect("no panic"), Ok("1".to_owned()));
+    assert_eq!(invoke(&manager, &new, "2").await, Ok("2".to_owned()));
+    eventually("the old one goes", || functions(&host) == ["new"]).await;
+    manager.retire(&new.key);
+    eventually("an idle one goes at once", || host.backend.live() == 0).await;
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn provisioned_environments_are_kept_and_used_first() {
+    let host = host(Process::echo);
+    let manager = manager(&host, Options { idle_timeout: Duration::from_millis(50), ..Options::default() });
+    let spec = spec(&host, "f");
+    manager.set_provisioned(&spec, 2);
+    let status = || manager.provisioned(&spec.key);
+    eventually("both are there", || status().available == 2).await;
+    assert_eq!((status().requested, status().allocated, status().init_failed), (2, 2, false));
+    assert_eq!(invoke(&manager, &spec, "1").await, Ok("1".to_owned()));
+    assert_eq!(host.backend.created(), 2);
+    eventually("both are there again", || status().available == 2).await;
+    manager.set_provisioned(&spec, 1);
+    eventually("one goes", || host.backend.live() == 1).await;
+    manager.set_provisioned(&spec, 0);
+    eventually("the other goes", || host.backend.live() == 0).await;
+    assert_eq!(status(), Default::default());
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn a_provisioned_initialization_that_fails_is_reported_and_leaves_nothing() {
+    let healthy = Arc::new(AtomicBool::new(false));
+    let is_healthy = Arc::clone(&healthy);
+    let host = host(move |process| {
+        let healthy = is_healthy.load(Ordering::SeqCst);
+        async move { if healthy { process.echo().await } else { Ok(Exit::Code(1)) } }
+    });
+    let manager = manager(&host, Options::default());
+    let spec = spec(&host, "f");
+    manager.set_provisioned(&spec, 1);
+    let status = || manager.provisioned(&spec.key);
+    eventually("it fails", || status().init_failed).await;
+    assert_eq!((status().requested, status().allocated), (1, 0));
+    eventually("nothing is left", || host.backend.live() == 0).await;
+    healthy.store(true, Ordering::SeqCst);
+    manager.set_provisioned(&spec, 1);
+    eventually("asked again, it is there", || status().available == 1 && !status().init_failed).await;
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn the_accounts_concurrency_throttles() {
+    let gate = Arc::new(Semaphore::new(0));
+    let host = gated(&gate);
+    let manager = manager(&host, Options { account_concurrency: 1, ..Options::default() });
+    let (f, g) = (spec(&host, "f"), spec(&host, "g"));
+    let running = begin(&manager, &f, "1");
+    eventually("it runs", || manager.concurrency() == 1).await;
+    let throttled = InvokeError::Throttled { reason: ThrottleReason::AccountConcurrency };
+    assert_eq!(invoke(&manager, &g, "2").await, Err(throttled));
+    gate.add_permits(1);
+    assert_eq!(running.await.expect("no panic"), Ok("1".to_owned()));
+    assert_eq!(manager.concurrency(), 0);
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn a_full_host_gives_up_what_has_been_idle_longest_and_throttles_where_nothing_is_idle() {
+    let gate = Arc::new(Semaphore::new(3));
+    let host = gated(&gate);
+    let patience = Duration::from_millis(200);
+    let manager = manager(&host, Options { max_environments: 2, patience, ..Options::default() });
+    let [a, b, c] = ["a", "b", "c"].map(|name| spec(&host, name));
+    for version in [&a, &b] {
+        assert_eq!(invoke(&manager, version, "1").await, Ok("1".to_owned()));
+        eventually("it is idle", || host.backend.frozen() == host.backend.live()).await;
+    }
+    assert_eq!(invoke(&manager, &c, "1").await, Ok("1".to_owned()));
+    eventually("a makes room", || functions(&host) == ["b", "c"]).await;
+    eventually("c is idle", || host.backend.frozen() == host.backend.live()).await;
+    let busy = [begin(&manager, &b, "1"), begin(&manager, &c, "1")];
+    eventually("both are busy", || host.backend.frozen() == 0).await;
+    let full = InvokeError::Throttled { reason: ThrottleReason::HostCapacity };
+    assert_eq!(invoke(&manager, &a, "1").await, Err(full));
+    assert_eq!(manager.concurrency(), 2);
+    gate.add_permits(2);
+    for one in busy {
+        assert_eq!(one.await.expect("no panic"), Ok("1".to_owned()));
+    }
+    // They are about to be idle, for which an invocation on a full host has patience.
+    gate.add_permits(1);
+    assert_eq!(invoke(&manager, &a, "1").await, Ok("1".to_owned()));
+    eventually("there are two again", || host.worker.environments().len() == 2).await;
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn what_the_platform_cannot_do_is_told_apart_and_not_counted() {
+    let host = host(Process::echo);
+    let manager = manager(&host, Options::default());
+    let unknown = Arc::new(EnvironmentSpec { runtime: "cobol1.x".to_owned(), ..host.spec("f") });
+    assert!(matches!(invoke(&manager, &unknown, "1").await, Err(InvokeError::RuntimeUnavailable(_))));
+    let mut broken = host.spec("g");
+    broken.code.path = "/nowhere".into();
+    broken.code.digest = "0".repeat(64);
+    assert!(matches!(invoke(&manager, &Arc::new(broken), "1").await, Err(InvokeError::Platform(_))));
+    host.backend.fill();
+    let full = InvokeError::Throttled { reason: ThrottleReason::HostCapacity };
+    assert_eq!(invoke(&manager, &spec(&host, "h"), "1").await, Err(full));
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_breaks_costs_its_invocation_and_nothing_else() {
+    let host = host(Process::echo);
+    let manager = manager(&host, Options::default());
+    let spec = spec(&host, "f");
+    assert_eq!(invoke(&manager, &spec, "1").await, Ok("1".to_owned()));
+    eventually("it is frozen", || host.backend.frozen() == 1).await;
+    host.backend.break_freezers();
+    assert!(matches!(invoke(&manager, &spec, "2").await, Err(InvokeError::Platform(text)) if text.contains("freezer")));
+    eventually("it is not counted", || manager.concurrency() == 0).await;
+    // A new one, which is not frozen yet.
+    assert_eq!(invoke(&manager, &spec, "3").await, Ok("3".to_owned()));
+    eventually("the broken one is gone", || host.backend.live() == 1).await;
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_away_leaves_the_invocation_to_its_end() {
+    let gate = Arc::new(Semaphore::new(0));
+    let host = gated(&gate);
+    let manager = manager(&host, Options { patience: PATIENCE, ..Options::default() });
+    let spec = spec(&host, "f");
+    let running = begin(&manager, &spec, "1");
+    eventually("it runs", || host.worker.cold_starts().len() == 1).await;
+    running.abort();
+    assert!(running.await.is_err());
+    assert_eq!(manager.concurrency(), 1);
+    gate.add_permits(2);
+    eventually("it ends", || manager.concurrency() == 0).await;
+    assert_eq!(invoke(&manager, &spec, "2").await, Ok("2".to_owned()));
+    assert_eq!(host.backend.created(), 1);
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_what_is_in_flight() {
+    let gate = Arc::new(Semaphore::new(0));
+    let host = gated(&gate);
+    let manager = manager(&host, Options::default());
+    let spec = spec(&host, "f");
+    let running = begin(&manager, &spec, "1");
+    eventually("it runs", || host.worker.cold_starts().len() == 1).await;
+    let ending = {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.shutdown(PATIENCE).await })
+    };
+    while invoke(&manager, &Arc::new(EnvironmentSpec { runtime: "none".to_owned(), ..host.spec("g") }), "1").await
+        != Err(InvokeError::ShuttingDown)
+    {
+        tokio::task::yield_now().await;
+    }
+    gate.add_permits(1);
+    assert_eq!(running.await.expect("no panic"), Ok("1".to_owned()));
+    ending.await.expect("no panic");
+    assert_eq!((host.worker.environments().len(), host.backend.live()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_shutdown_leaves_nothing_whatever_goes_on() {
+    let gate = Arc::new(Semaphore::new(1));
+    let host = gated(&gate);
+    let manager = manager(&host, Options::default());
+    let [idle, busy, retired, provisioned, starting] =
+        ["idle", "busy", "retired", "provisioned", "starting"].map(|name| spec(&host, name));
+    assert_eq!(invoke(&manager, &idle, "1").await, Ok("1".to_owned()));
+    manager.set_provisioned(&provisioned, 2);
+    eventually("they are there", || manager.provisioned(&provisioned.key).available == 2).await;
+    let mut cut_short = vec![begin(&manager, &busy, "1"), begin(&manager, &retired, "1")];
+    eventually("they run", || host.worker.cold_starts().len() == 5).await;
+    manager.retire(&retired.key);
+    host.backend.hold(true);
+    cut_short.push(begin(&manager, &starting, "1"));
+    eventually("its sandbox is being made", || host.backend.creating() == 1).await;
+    let ending = {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.shutdown(Duration::ZERO).await })
+    };
+    let starting = cut_short.pop().expect("three of them").await;
+    assert_eq!(starting.expect("no panic"), Err(InvokeError::ShuttingDown));
+    for one in cut_short {
+        let reply = one.await.expect("no panic").expect("an error payload");
+        assert!(reply.contains("the server is shutting down"), "{reply}");
+    }
+    host.backend.hold(false);
+    ending.await.expect("no panic");
+    assert_eq!(host.worker.environments(), []);
+    assert_eq!((host.backend.live(), manager.concurrency()), (0, 0));
+    manager.set_provisioned(&provisioned, 1);
+    assert_eq!(invoke(&manager, &idle, "1").await, Err(InvokeError::ShuttingDown));
+    assert_eq!(host.backend.created(), 6);
+}
