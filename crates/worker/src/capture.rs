@@ -243,3 +243,91 @@ pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::pipe::{PipeFlags, pipe_with};
+    use telemetry::LogOptions;
+    use telemetry::logs::{Events, StoredEvent};
+
+    use super::*;
+
+    const STREAM: &str = "2026/01/01/[1]a";
+
+    struct Captured {
+        capture: Capture,
+        store: LogStore,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Captured {
+        fn new(format: LogFormat, application_level: Option<&str>) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = LogStore::open(dir.path().join("logs.db"), LogOptions::default()).unwrap();
+            let settings = LogSettings {
+                group: "g".to_owned(),
+                custom_group: false,
+                format,
+                application_level: application_level.map(str::to_owned),
+                system_level: None,
+            };
+            Self { capture: Capture::new(store.clone(), &settings, STREAM.to_owned()), store, _dir: dir }
+        }
+
+        async fn written(&self) -> Vec<StoredEvent> {
+            let request = Events { start_from_head: true, ..Events::default() };
+            self.store.get_events("g", STREAM, request).await.unwrap().events
+        }
+
+        async fn messages(&self) -> Vec<String> {
+            self.written().await.into_iter().map(|event| event.message).collect()
+        }
+    }
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap()
+    }
+
+    fn frame(kind: u32, time_us: i64, message: &str) -> Vec<u8> {
+        let mut frame = kind.to_be_bytes().to_vec();
+        frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+        frame.extend(time_us.to_be_bytes());
+        frame.extend(message.as_bytes());
+        frame
+    }
+
+    #[tokio::test]
+    async fn levels_and_times_of_frames_count_within_reason() {
+        let mut captured = Captured::new(LogFormat::Json, Some("WARN"));
+        let (read, write) = pipe();
+        captured.capture.attach_frames(read).unwrap();
+        let now = now_ms();
+        let (info, error) = (0xa55a_000e, 0xa55a_0016);
+        for (kind, time_ms, message) in
+            [(info, now, "quiet"), (error, now - 5_000, "recent"), (error, now - 3_600_000, "claimed to be old")]
+        {
+            rustix::io::write(&write, &frame(kind, time_ms * 1_000, message)).unwrap();
+        }
+        captured.capture.drain();
+        let written = captured.written().await;
+        let mut said: Vec<_> = written.iter().map(|event| (event.message.as_str(), event.timestamp_ms)).collect();
+        said.sort_unstable();
+        assert_eq!(said[1], ("recent", now - 5_000));
+        assert!(said[0].0 == "claimed to be old" && said[0].1 >= now, "{said:?}");
+        assert_eq!(said.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_is_written_when_the_invocation_ends_and_a_closed_pipe_is_forgotten() {
+        let mut captured = Captured::new(LogFormat::Text, None);
+        let (read, write) = pipe();
+        captured.capture.attach_lines(read).unwrap();
+        rustix::io::write(&write, b"one\ntw").unwrap();
+        captured.capture.drain();
+        rustix::io::write(&write, b"o\nthree").unwrap();
+        drop(write);
+        captured.capture.read_some().await;
+        assert_eq!(captured.messages().await, ["one\n", "tw", "o\n", "three"]);
+        assert!(captured.capture.pipes.is_empty());
+    }
+}

@@ -3,14 +3,14 @@
 //! ```text
 //!            Begin                 InitDone                    Invoke
 //!   Created ------> Initializing -----------> Ready ------------------------> Invoking
-//!                        |                      ^  |FreezeDue: freeze          |  |Outcome: reply
-//!      InitError, exit,  |                      |  |Exited                     |  v
-//!      10 s passed       v        Cleared       |  v              Idle         | (settling)
-//!                   Clearing ---------------> Broken <---.  <------------------+--'
-//!                        ^                      |        | Clearing            | exit, timeout
-//!                        |                      | Invoke: initialize again     |
-//!                        |                      v  inside the invocation       |
-//!                        '------------- Initializing (phase invoke) <----------'
+//!                        |                    |  ^ |FreezeDue: freeze            |  |Answered: reply
+//!      InitError, exit,  |               exit |  | '                             |  v
+//!      10 s passed       v                    |  '------------ Idle -------------|- (settling)
+//!                   Clearing <----------------'                                  |  |
+//!                     |  ^ ^------------------- exit, timeout -------------------'--'
+//!             Cleared |  '----------------.
+//!                     v      Invoke       | failure, timeout
+//!                   Broken ----------> Initializing (phase invoke) --InitDone--> Invoking
 //!   any state but Ended --Shutdown--> Ended
 //! ```
 //!
@@ -18,156 +18,14 @@
 //! runtime leaves behind is killed before anything else runs (`Clearing`); the sandbox and its `/tmp` stay, as on
 //! Lambda. A sandbox that misbehaves is never reused: the owner ends the environment.
 
+mod step;
+
 use std::time::{Duration, Instant};
+
+pub use self::step::{Action, Answer, Event, Failure, Phase, Status};
 
 /// How long the first initialization may take before it is abandoned and done again inside the first invocation.
 pub const INIT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// In which phase an initialization runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Before any invocation, limited to [`INIT_TIMEOUT`] (or more where the environment is provisioned).
-    Init,
-    /// Again, inside an invocation, under the function's timeout.
-    Invoke,
-}
-
-/// How something ended, for the REPORT lines.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Status {
-    /// As it should.
-    Success,
-    /// The runtime crashed, could not start or broke a rule; the error type says which.
-    Error(String),
-    /// The deadline passed.
-    Timeout,
-}
-
-/// An error made by the platform or posted by the runtime; becomes the payload that the caller reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// `Runtime.ExitError`, `Sandbox.Timedout`, ...
-    pub error_type: String,
-    /// The payload as the runtime posted it, or none where the platform words it from `message`.
-    pub posted: Option<Vec<u8>>,
-    /// The platform's text, without the `RequestId: ... Error: ` in front.
-    pub message: String,
-}
-
-/// What a runtime answered to an invocation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// Something for the caller: a response or a handled error. The owner keeps the bytes.
-    Delivered,
-    /// The answer broke a rule of the Runtime API (too large, cut off, unknown mode).
-    Refused(Failure),
-}
-
-/// What happens to an environment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The sandbox is there: start the first initialization.
-    Begin,
-    /// The runtime could not be started.
-    SpawnFailed(Failure),
-    /// All extensions have registered.
-    ExtensionsRegistered,
-    /// Runtime and extensions are waiting for the first invocation.
-    InitDone,
-    /// The runtime or an extension gave up during its initialization.
-    InitError(Failure),
-    /// An invocation. Legal in `Ready` and `Broken` only.
-    Invoke {
-        /// The function's timeout.
-        timeout: Duration,
-        /// Whether the reply waits for the end of the invocation's log.
-        tail: bool,
-    },
-    /// The runtime answered the invocation.
-    Answered(Answer),
-    /// Runtime and extensions are waiting for the next invocation.
-    Idle,
-    /// The runtime process (or an extension) ended.
-    Exited(Failure),
-    /// The time set by [`Action::SetDeadline`] came.
-    DeadlinePassed,
-    /// The time set by [`Action::FreezeSoon`] came.
-    FreezeDue,
-    /// [`Action::Clear`] is done: no process is left in the sandbox.
-    Cleared,
-    /// The environment is to end.
-    Shutdown,
-}
-
-/// What the owner is to do, in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Start the extensions, or the runtime at once where there are none.
-    StartProcesses {
-        /// Whether this is the environment's first initialization, which INIT_START announces.
-        announce: bool,
-    },
-    /// Start the runtime: the extensions have registered.
-    StartRuntime,
-    /// Wake me with [`Event::DeadlinePassed`] at this time, unless it is changed or cleared before.
-    SetDeadline(Instant),
-    /// No deadline is pending any more.
-    ClearDeadline,
-    /// Write INIT_REPORT, and with it how the extensions are. Whether there is a line for a success is for the log's
-    /// format and level to say.
-    ReportInit {
-        /// Phase of the initialization.
-        phase: Phase,
-        /// How long it took.
-        duration: Duration,
-        /// How it ended.
-        status: Status,
-    },
-    /// Write the START line; the invocation begins.
-    LogStart,
-    /// Let the processes go on.
-    Thaw,
-    /// Hand the invocation to the runtime.
-    Deliver,
-    /// Take the invocation away from the runtime: an answer that comes now is late.
-    Abandon,
-    /// Give the caller what the runtime answered.
-    ReplyAnswer,
-    /// Give the caller this failure.
-    ReplyFailure(Failure),
-    /// Give the caller the message that the function timed out after so long.
-    ReplyTimeout(Duration),
-    /// Write END and REPORT.
-    LogEnd {
-        /// From START to the end.
-        duration: Duration,
-        /// The initialization before this invocation, if it was the first.
-        init: Option<Duration>,
-        /// How it ended.
-        status: Status,
-    },
-    /// Tell the manager that the first initialization is over. When it failed, an invocation will try again.
-    NotifyReady {
-        /// Whether it succeeded.
-        initialized: bool,
-    },
-    /// Tell the manager that the invocation has its answer and that the environment will soon be free. Comes before the
-    /// answer itself, so that a caller who asks again at once finds the environment and not a busy one.
-    NotifySettling,
-    /// Tell the manager that the next invocation may come.
-    NotifyIdle,
-    /// Wake me with [`Event::FreezeDue`] when nothing has come for a moment.
-    FreezeSoon,
-    /// Stop the processes where they are.
-    Freeze,
-    /// Kill all processes in the sandbox, then send [`Event::Cleared`].
-    Clear {
-        /// What the extensions are told.
-        timed_out: bool,
-    },
-    /// End everything. The machine takes no further event.
-    TearDown,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Invocation {
@@ -226,6 +84,7 @@ impl Invocation {
 enum AfterClear {
     FirstInitFailed,
     Idle,
+    NobodyWaits,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -416,9 +275,9 @@ impl Machine {
                 Ok(if frozen { vec![] } else { vec![Action::Freeze] })
             }
             Event::Exited(_) => {
-                // Seen by the next invocation only, which initializes anew.
-                self.state = State::Broken;
-                Ok(vec![])
+                // Nobody is told: the next invocation initializes anew, and waits for the clearing if it has to.
+                self.state = State::Clearing(AfterClear::NobodyWaits);
+                Ok(vec![Action::Clear { timed_out: false }])
             }
             Event::DeadlinePassed | Event::Idle => {
                 self.state = State::Ready { frozen };
@@ -480,10 +339,11 @@ impl Machine {
         match event {
             Event::Cleared => {
                 self.state = State::Broken;
-                Ok(vec![match then {
-                    AfterClear::FirstInitFailed => Action::NotifyReady { initialized: false },
-                    AfterClear::Idle => Action::NotifyIdle,
-                }])
+                Ok(match then {
+                    AfterClear::FirstInitFailed => vec![Action::NotifyReady { initialized: false }],
+                    AfterClear::Idle => vec![Action::NotifyIdle],
+                    AfterClear::NobodyWaits => vec![],
+                })
             }
             // The dying processes and their last words.
             Event::Exited(_)

@@ -149,9 +149,21 @@ fn every_initialization_is_reported_and_the_format_decides_who_sees_it() {
     let actions = driven.after(40, Event::InitDone);
     assert!(actions.contains(&report(Phase::Init, 40, Status::Success)), "{actions:?}");
     driven.after(0, Event::Exited(failure("Runtime.ExitError")));
+    driven.after(0, Event::Cleared);
     driven.invoke(false);
     let actions = driven.after(50, Event::InitDone);
     assert_eq!(actions, [report(Phase::Invoke, 50, Status::Success), Action::Deliver]);
+}
+
+#[test]
+fn what_a_runtime_leaves_behind_that_ends_between_invocations_is_cleared_at_once_and_nobody_is_told() {
+    let mut driven = Driven::ready();
+    driven.after(10, Event::FreezeDue);
+    let actions = driven.after(1, Event::Exited(failure("Runtime.ExitError")));
+    assert_eq!(actions, [Action::Clear { timed_out: false }]);
+    assert_eq!(driven.after(1, Event::Cleared), []);
+    assert!(driven.machine.can_invoke());
+    assert!(driven.invoke(false).contains(&Action::StartProcesses { announce: false }));
 }
 
 #[test]
