@@ -285,3 +285,6 @@ impl Shared {
         self.versions.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -215,3 +215,14 @@ async fn an_extension_that_cannot_start_or_says_so_itself_is_on_record() {
         assert_eq!(log, [INIT_START, line, &report]);
     }
 }
+
+#[tokio::test]
+async fn more_extensions_than_there_may_be_fail_the_initialization() {
+    let host = Host::new(patient(), Process::echo);
+    let names: Vec<String> = (0..11).map(|number| format!("e{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut observed = Observed::start(&host, host.spec_with_extensions("f", &names));
+    assert_eq!(observed.notice().await, Notice::Ready { initialized: false });
+    let reply = observed.invoke(request("r-1", "1")).await;
+    assert!(text(&reply).contains("Extension.LaunchError") && text(&reply).contains("at most 10"), "{}", text(&reply));
+}
