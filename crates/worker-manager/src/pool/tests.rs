@@ -179,7 +179,7 @@ fn an_ended_pool_ends_everything_and_starts_nothing_again() {
 proptest! {
     #[test]
     fn no_interleaving_loses_a_request_or_serves_two_at_once(
-        events in prop::collection::vec((0u8..12, 0u64..40, any::<prop::sample::Index>(), 0u32..4), 0..120),
+        events in prop::collection::vec((0u8..13, 0u64..40, any::<prop::sample::Index>(), 0u32..4), 0..120),
     ) {
         let mut driven = Driven::new();
         let (mut requests, mut served) = (0u64, HashSet::new());
@@ -231,6 +231,14 @@ proptest! {
                     }
                 }
                 10 => Event::SetProvisioned(count),
+                11 if count == 0 => Event::Retire,
+                12 => match pick(&starting, at) {
+                    Some(id) => {
+                        starting.retain(|e| *e != id);
+                        Event::StartRefused(id)
+                    }
+                    None => Event::GiveUpOne,
+                },
                 _ => Event::Tick,
             };
             for action in driven.after(wait, event) {
