@@ -40,7 +40,8 @@ def loads(data):
         value, end = _scan(text, 0)
         if end == len(text):
             return value
-    except StopIteration:
+    except (StopIteration, SystemError, ValueError):
+        # A SystemError is the scanner's way to say that nobody has imported the module with its exception yet.
         pass
     import json
 

@@ -393,6 +393,8 @@ def _json_header(headers, header, name):
 
 def main():
     """Runs the function until the platform ends the process."""
+    if sys.flags.no_site:
+        _set_site()
     task_root = os.environ.get("LAMBDA_TASK_ROOT", os.getcwd())
     handler = os.environ.get("_HANDLER") or (sys.argv[1] if len(sys.argv) > 1 else "")
     _set_path(task_root)
@@ -419,6 +421,37 @@ def main():
         _serve(api, function, sink)
     finally:
         sink.flush()
+
+
+def _set_site():
+    """What `site` does for an interpreter that was started without it (-S), as far as functions can tell.
+
+    Left out are the .pth files: they are the customs of the host that the interpreter came from, and reading them is the
+    dearest part of a start. An interpreter of a virtual environment still needs all of `site` to find its packages, and a
+    function that sets PYTHONPATH may have a `sitecustomize` there.
+    """
+    search = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    custom = any(os.path.exists(os.path.join(path, "sitecustomize.py")) for path in search)
+    program = os.path.dirname(sys.executable)
+    homes = (program, os.path.dirname(program))
+    if custom or any(os.path.exists(os.path.join(home, "pyvenv.cfg")) for home in homes):
+        import site
+
+        site.main()
+        return
+    import builtins
+
+    from _sitebuiltins import Quitter, _Helper
+
+    builtins.quit = Quitter("quit", "Ctrl-D (i.e. EOF)")
+    builtins.exit = Quitter("exit", "Ctrl-D (i.e. EOF)")
+    builtins.help = _Helper()
+    version = "python%d.%d" % sys.version_info[:2]
+    # Debian keeps the packages of its own interpreter elsewhere.
+    for name in (version + "/site-packages", version + "/dist-packages", "python3/dist-packages"):
+        path = os.path.join(sys.prefix, "lib", name)
+        if os.path.isdir(path):
+            sys.path.append(path)
 
 
 def _set_path(task_root):

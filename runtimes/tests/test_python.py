@@ -11,7 +11,7 @@ import sys
 import pytest
 from runtime_harness import REQUEST_ID, RUNTIMES, invocation, mask, run, write
 
-OURS = [sys.executable, RUNTIMES / "python" / "bootstrap.py"]
+OURS = [sys.executable, "-S", RUNTIMES / "python" / "bootstrap.py"]
 OFFICIAL = [sys.executable, "-m", "awslambdaric"]
 HAS_OFFICIAL = importlib.util.find_spec("awslambdaric") is not None
 needs_official = pytest.mark.skipif(not HAS_OFFICIAL, reason="awslambdaric is not installed")
@@ -360,7 +360,7 @@ def test_every_python_of_this_machine_serves(task, python):
     version = subprocess.run([python, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True)
     if version.returncode != 0:
         pytest.skip("%s does not run" % python)
-    command = [python, RUNTIMES / "python" / "bootstrap.py"]
+    command = [python, "-S", RUNTIMES / "python" / "bootstrap.py"]
     result = run(command, task, "app.logs", [invocation(), invocation()], ENV, log_fd=True)
     assert len(result.posts) == 2, result.stderr
     failed = run(command, task, "app.fails", [invocation()], ENV)
@@ -377,6 +377,41 @@ def test_a_cold_start_imports_nothing_heavy(task):
     imported = set(result.post.json) - already
     own = {"__main__", "firelet_api", "firelet_json", "firelet_runtime", "lean"}
     assert imported - own <= {"_json", "_socket", "_thread"}, imported
+
+
+@pytest.mark.parametrize("python", other_pythons())
+def test_without_site_a_function_sees_what_site_would_have_given_it(task, python):
+    code = (
+        "import builtins, sys\n"
+        "def handler(event, context):\n"
+        "    return [[p for p in sys.path if p.endswith('-packages')], hasattr(builtins, 'exit'), hasattr(builtins, 'help')]\n"
+    )
+    write(task, {"site_seen.py": code})
+    bootstrap = RUNTIMES / "python" / "bootstrap.py"
+    without, with_site = (
+        run([python, *flags, bootstrap], task, "site_seen.handler", [invocation()], ENV).post.json for flags in (["-S"], [])
+    )
+    # What .pth files add, and a directory outside of the prefix, are the host's.
+    assert [path for path in with_site[0] if path in without[0]] == without[0]
+    assert without[1:] == [True, True]
+    assert any(path.startswith("/opt/python") for path in without[0]) and len(without[0]) >= 2
+
+
+def test_a_sitecustomize_on_the_functions_own_path_is_run(task):
+    write(task, {"custom/sitecustomize.py": "import builtins\nbuiltins.customized = True\n"})
+    write(task, {"seen.py": "import builtins\ndef handler(event, context):\n    return hasattr(builtins, 'customized')\n"})
+    environment = {**ENV, "PYTHONPATH": str(task / "custom")}
+    assert run(OURS, task, "seen.handler", [invocation()], environment).post.json is True
+
+
+def test_a_virtual_environment_finds_its_packages(task, tmp_path):
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    packages = next(venv.glob("lib/python3*/site-packages"))
+    (packages / "only_here.py").write_text("VALUE = 7\n")
+    write(task, {"uses.py": "import only_here\ndef handler(event, context):\n    return only_here.VALUE\n"})
+    command = [venv / "bin" / "python3", "-S", RUNTIMES / "python" / "bootstrap.py"]
+    assert run(command, task, "uses.handler", [invocation()], ENV).post.json == 7
 
 
 def test_the_runtime_api_may_be_a_name(task):

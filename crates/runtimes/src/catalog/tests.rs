@@ -80,7 +80,7 @@ fn the_commands_name_paths_inside() {
     let node = catalog.resolve("nodejs20.x").unwrap();
     assert_eq!(node.command, ["/var/runtime/bootstrap", "/var/lang/bin/node"]);
     let python = catalog.resolve("python3.12").unwrap();
-    assert_eq!(python.command, ["/var/lang/bin/python3.12", "/var/runtime/bootstrap.py"]);
+    assert_eq!(python.command, ["/var/lang/bin/python3.12", "-S", "/var/runtime/bootstrap.py"]);
     let bound = |resolved: &Resolved, inside: &str| resolved.root.binds.iter().any(|(_, to)| to == Path::new(inside));
     assert!(bound(&python, "/var/lang") && bound(&python, "/var/runtime"));
     assert!(python.env.iter().any(|(name, value)| name == "PYTHONPATH" && value == "/var/runtime"));
