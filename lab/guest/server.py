@@ -1,0 +1,143 @@
+"""A `firelet serve` process in a control group of choice, and what the checks do with it."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from machine import PATIENCE, USER, eventually, processes
+
+PROGRAM = "/lab/firelet"
+FUNCTION = Path(__file__).parent / "function/app.py"
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LC_ALL": "C.UTF-8", "FIRELET_LOG": "info,sandbox=debug"}
+
+
+def firelet(*arguments, endpoint=None, place=None):
+    """Runs a `firelet` command, in `place` if one is given; its standard output."""
+    done = subprocess.run(
+        [PROGRAM, *arguments],
+        env=ENVIRONMENT | ({"AWS_ENDPOINT_URL": endpoint} if endpoint else {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        preexec_fn=place and place.enter,
+    )
+    assert done.returncode == 0, f"firelet {arguments[0]} ended with {done.returncode}: {done.stderr}{done.stdout}"
+    return done.stdout
+
+
+class Answer:
+    """What Invoke answered."""
+
+    def __init__(self, response):
+        self.error = response.headers.get("X-Amz-Function-Error")
+        self.payload = json.loads(response.read() or b"null")
+
+    def ok(self):
+        """The payload of an invocation that must not have failed."""
+        assert self.error is None, f"{self.error}: {self.payload}"
+        return self.payload
+
+
+class Server:
+    """Starts the server and waits until it listens."""
+
+    def __init__(self, place, data_dir, *arguments):
+        self.place = place
+        self.out, self.log = data_dir.with_suffix(".out"), data_dir.with_suffix(".log")
+        if not data_dir.exists():
+            data_dir.mkdir()
+            os.chown(data_dir, *(USER, USER) if place.user else (0, 0))
+        place.make()
+        command = [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--data-dir", str(data_dir), *arguments]
+        with open(self.out, "w") as out, open(self.log, "a") as log:
+            self.process = subprocess.Popen(
+                command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=out, stderr=log, preexec_fn=place.enter
+            )
+        lines = eventually(lambda: self.process.poll() is not None or self.out.read_text().splitlines(), "a start")
+        assert lines is not True, f"the server ended with status {self.process.returncode}"
+        self.url = lines[0].removeprefix("listening on ")
+
+    def request(self, method, path, body=None):
+        """One request to the API; HTTP errors are raised with what the server said."""
+        request = urllib.request.Request(self.url + path, data=body, method=method)
+        try:
+            return urllib.request.urlopen(request, timeout=4 * PATIENCE)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{method} {path}: {error} {error.read().decode()}") from error
+
+    def deploy(self, name, runtime, memory, timeout=PATIENCE):
+        """Creates a function of the checks' code and waits until it is active."""
+        package = io.BytesIO()
+        with zipfile.ZipFile(package, "w") as archive:
+            entry = zipfile.ZipInfo("app.py", (2024, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, FUNCTION.read_text())
+        settings = {
+            "FunctionName": name,
+            "Runtime": runtime,
+            "Handler": "app.handler",
+            "Role": "arn:aws:iam::000000000000:role/lab",
+            "MemorySize": memory,
+            "Timeout": timeout,
+            "Code": {"ZipFile": base64.b64encode(package.getvalue()).decode()},
+        }
+        self.request("POST", "/2015-03-31/functions", json.dumps(settings).encode())
+        state = lambda: json.load(self.request("GET", f"/2015-03-31/functions/{name}/configuration"))["State"]  # noqa: E731
+        eventually(lambda: state() == "Active", f"{name} active")
+
+    def invoke(self, name, /, **event):
+        """Invokes through the API."""
+        return Answer(self.request("POST", f"/2015-03-31/functions/{name}/invocations", json.dumps(event).encode()))
+
+    def parallel(self, count, name, /, **event):
+        """`count` invocations at once; their answers."""
+        answers = []
+        threads = [threading.Thread(target=lambda: answers.append(self.invoke(name, **event))) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(answers) == count, f"{len(answers)} of {count} answered"
+        return answers
+
+    def descendants(self):
+        """Every process below the server."""
+        parents = {}
+        for pid in processes():
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            parents[pid] = int(fields[1])
+        found, more = set(), {self.process.pid}
+        while more:
+            more = {pid for pid, parent in parents.items() if parent in more} - found
+            found |= more
+        return found
+
+    def announced_losses(self):
+        """The lines of the server's start that tell what is lost."""
+        return [line.strip() for line in self.log.read_text().splitlines() if line.startswith("  lost ")]
+
+    def stop(self, number=signal.SIGTERM):
+        """Sends a signal and waits for the end; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=PATIENCE)
+
+
+def fresh_data_dir(name):
+    """A directory for one series of servers."""
+    path = Path("/var/lib") / f"lab-{name}"
+    shutil.rmtree(path, ignore_errors=True)
+    return path

@@ -1,0 +1,139 @@
+# shellcheck shell=bash
+# What the lab machine is made of, each part cached under .cache/lab by what it holds. Sourced by scripts/lab, which
+# provides `say`, `fail`, `root` and `lab_cache`.
+
+# Programs of the root file system: what Firelet calls, and what the checks need beside busybox.
+lab_programs=(/usr/bin/python3 /usr/sbin/nft /usr/sbin/mkfs.ext4 /usr/bin/kmod)
+# What the initramfs needs to reach the disks; ext4 is built into Debian's cloud kernel.
+lab_boot_modules=(virtio_pci virtio_blk)
+
+# Debian's cloud kernel, unpacked and not installed; sets lab_kernel (the directory) and lab_release.
+lab_get_kernel() {
+    local package deb
+    package=$(lab_kernel_package)
+    if [ -z "$package" ]; then
+        # A fresh machine has no package lists yet.
+        apt-get update -q </dev/null >/dev/null 2>&1 || true
+        package=$(lab_kernel_package)
+    fi
+    [ -n "$package" ] || return 1
+    lab_release=${package#linux-image-}
+    lab_kernel=$lab_cache/$package-$(apt-cache show "$package" | sed -n 's/^Version: //p' | head -n 1)
+    [ -e "$lab_kernel/.complete" ] && return 0
+    say "lab: fetching $package"
+    rm -rf "$lab_cache"/linux-image-*
+    mkdir -p "$lab_kernel/download"
+    (cd "$lab_kernel/download" && apt-get download "$package" >/dev/null 2>&1) || return 1
+    deb=$(find "$lab_kernel/download" -name '*.deb')
+    dpkg -x "$deb" "$lab_kernel/tree"
+    rm -r "$lab_kernel/download"
+    # As on a Debian with merged directories; the package's own script would do this after installation.
+    mkdir -p "$lab_kernel/tree/usr/lib"
+    mv "$lab_kernel/tree/lib/modules" "$lab_kernel/tree/usr/lib/modules"
+    rmdir "$lab_kernel/tree/lib"
+    ln -s usr/lib "$lab_kernel/tree/lib"
+    depmod -b "$lab_kernel/tree" "$lab_release"
+    touch "$lab_kernel/.complete"
+}
+
+# Prints the name of the package that `linux-image-cloud-amd64` stands for; nothing where it is unknown.
+lab_kernel_package() {
+    apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1
+}
+
+# The initramfs; sets lab_initramfs.
+lab_make_initramfs() {
+    local busybox stage module path
+    busybox=$(command -v busybox)
+    lab_initramfs=$lab_cache/initramfs-$({ echo "$lab_kernel"; cat "$root/lab/image.sh" "$root/lab/guest/init" "$busybox"; } | sha256sum | cut -c1-16).gz
+    [ -e "$lab_initramfs" ] && return 0
+    say "lab: making the initramfs"
+    rm -f "$lab_cache"/initramfs-*
+    stage=$(mktemp -d "$lab_cache/stage.XXXXXX")
+    mkdir -p "$stage"/{bin,lib,proc,sys,dev,root}
+    cp "$busybox" "$stage/bin/busybox"
+    for path in sh mount umount insmod sleep poweroff switch_root; do ln -s busybox "$stage/bin/$path"; done
+    cp "$root/lab/guest/init" "$stage/init"
+    for module in "${lab_boot_modules[@]}"; do
+        modprobe -d "$lab_kernel/tree" -S "$lab_release" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p'
+    done | awk '!seen[$0]++' | while read -r path; do
+        cp "$path" "$stage/lib/"
+        basename "$path" >>"$stage/modules"
+    done
+    (cd "$stage" && find . | busybox cpio -o -H newc 2>/dev/null | gzip -1) >"$lab_initramfs.new"
+    mv "$lab_initramfs.new" "$lab_initramfs"
+    rm -r "$stage"
+}
+
+# Prints every file of the root file system that comes from this machine: programs, libraries, Python.
+lab_host_files() {
+    local program python library
+    # The interpreter's own directory, without what only its developers need.
+    python=$(realpath /usr/bin/python3)
+    library=/usr/lib/$(basename "$python")
+    find "$library" \( -name test -o -name ensurepip -o -name idlelib -o -name lib2to3 -o -name tkinter -o -name 'config-*' \) -prune \
+        -o -type f -print
+    for program in "${lab_programs[@]}" "$python"; do realpath "$program"; done
+    {
+        printf '%s\n' "${lab_programs[@]}"
+        find "$library/lib-dynload" -name '*.so'
+        printf '%s\n' "$lab_firelet"
+    } | xargs -r ldd 2>/dev/null | sed -n 's/.*=> \(\/[^ ]*\) (.*/\1/p; s/^\t\(\/[^ ]*\) (.*/\1/p' | sort -u
+}
+
+# The root file system, an ext4 image with room to write; sets lab_root.
+lab_make_root() {
+    local files stage file name
+    files=$(lab_host_files | sort -u)
+    lab_root=$lab_cache/root-$({ echo "$lab_kernel"; cat "$root/lab/image.sh"; xargs stat -L -c '%n %s %Y' <<<"$files"; } | sha256sum | cut -c1-16).img
+    [ -e "$lab_root" ] && return 0
+    say "lab: making the root file system"
+    rm -f "$lab_cache"/root-*.img
+    stage=$(mktemp -d "$lab_cache/stage.XXXXXX")
+    mkdir -p "$stage"/{dev,proc,sys,run,tmp,root,lab,etc,var/lib,home/user} "$stage"/usr/{bin,sbin,lib,lib64}
+    for name in bin sbin lib lib64; do ln -s "usr/$name" "$stage/$name"; done
+    while read -r file; do
+        # Libraries keep the name by which they are asked for; directories are those of a merged Debian.
+        name=$(realpath "$(dirname "$file")")/$(basename "$file")
+        mkdir -p "$stage$(dirname "$name")"
+        cp -L --preserve=mode,timestamps "$file" "$stage$name"
+    done <<<"$files"
+    cp -a "$lab_kernel/tree/usr/lib/modules" "$stage/usr/lib/modules"
+    ln -s "$(basename "$(realpath /usr/bin/python3)")" "$stage/usr/bin/python3"
+    # The kernel asks for /sbin/modprobe when a feature is used whose module is not loaded yet.
+    ln -sf ../bin/kmod "$stage/usr/sbin/modprobe"
+    file=$(realpath /usr/sbin/mkfs.ext4)
+    [ -e "$stage/usr/sbin/mkfs.ext4" ] || ln -s "$(basename "$file")" "$stage/usr/sbin/mkfs.ext4"
+    cp "$(command -v busybox)" "$stage/usr/bin/busybox"
+    busybox --list | while read -r name; do
+        [ -e "$stage/usr/bin/$name" ] || [ -e "$stage/usr/sbin/$name" ] || ln -s busybox "$stage/usr/bin/$name"
+    done
+    printf 'root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n' >"$stage/etc/passwd"
+    printf 'root:x:0:\nuser:x:1000:\n' >"$stage/etc/group"
+    printf 'nameserver 192.0.2.53\n' >"$stage/etc/resolv.conf"
+    printf '127.0.0.1 localhost\n' >"$stage/etc/hosts"
+    cp /etc/mke2fs.conf "$stage/etc/" 2>/dev/null || true
+    lab_image "$stage" "$lab_root.new" 3072
+    mv "$lab_root.new" "$lab_root"
+    rm -r "$stage"
+}
+
+# The second disk: Firelet and the checks, made anew for each run; sets lab_payload.
+lab_make_payload() {
+    local stage
+    lab_payload=$lab_cache/payload.img
+    stage=$(mktemp -d "$lab_cache/stage.XXXXXX")
+    cp -r "$root/lab/guest" "$stage/guest"
+    # Debug information is most of the file, and nobody looks at it in there.
+    strip --strip-debug -o "$stage/firelet" "$lab_firelet" 2>/dev/null || cp "$lab_firelet" "$stage/firelet"
+    chmod -R go+rX "$stage"
+    lab_image "$stage" "$lab_payload" $(($(du -sm "$stage" | cut -f1) + 64))
+    rm -r "$stage"
+}
+
+# lab_image DIRECTORY FILE MIB: an ext4 file system with the content of DIRECTORY, all of it root's.
+lab_image() {
+    rm -f "$2"
+    truncate -s "$3M" "$2"
+    mke2fs -q -F -t ext4 -O ^has_journal -E root_owner=0:0,lazy_itable_init=1 -d "$1" "$2"
+}
