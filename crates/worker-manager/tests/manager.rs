@@ -123,7 +123,7 @@ async fn after_a_timeout_and_after_a_crash_the_caller_finds_the_same_environment
         }
     });
     let manager = manager(&host, Options { patience: PATIENCE, ..Options::default() });
-    let spec = Arc::new(EnvironmentSpec { timeout: Duration::from_millis(500), ..host.spec("f") });
+    let spec = Arc::new(EnvironmentSpec { timeout: Duration::from_secs(1), ..host.spec("f") });
     for (payload, error) in [("crash", "Runtime exited with error"), ("hang", "timed out"), ("crash", "exit status 1")]
     {
         let reply = invoke(&manager, &spec, payload).await.expect("an answer");

@@ -26,6 +26,8 @@ pub struct Memory {
     script: Script,
     /// While true, no sandbox is completed.
     held: watch::Sender<bool>,
+    /// While true, no end of a process is told of.
+    exits_held: Arc<watch::Sender<bool>>,
     creating: AtomicUsize,
     full: AtomicBool,
     freezers_broken: Arc<AtomicBool>,
@@ -38,6 +40,7 @@ impl Memory {
         Self {
             script,
             held: watch::Sender::new(false),
+            exits_held: Arc::new(watch::Sender::new(false)),
             creating: AtomicUsize::new(0),
             full: AtomicBool::new(false),
             freezers_broken: Arc::default(),
@@ -75,6 +78,11 @@ impl Memory {
     /// Lets creations begin and not end, until told otherwise.
     pub fn hold(&self, held: bool) {
         self.held.send_replace(held);
+    }
+
+    /// Lets processes end without telling of it, until told otherwise.
+    pub fn hold_exits(&self, held: bool) {
+        self.exits_held.send_replace(held);
     }
 
     /// From now on there is no room for another sandbox.
@@ -116,6 +124,7 @@ impl Backend for Memory {
                 script: Arc::clone(&self.script),
                 frozen: watch::Sender::new(false),
                 broken: Arc::clone(&self.freezers_broken),
+                exits_held: Arc::clone(&self.exits_held),
                 alive: watch::Sender::new(0),
                 peak: AtomicU64::new(0),
                 cpu_millis: AtomicU32::new(spec.cpu_millis),
@@ -145,6 +154,7 @@ struct Inner {
     script: Script,
     frozen: watch::Sender<bool>,
     broken: Arc<AtomicBool>,
+    exits_held: Arc<watch::Sender<bool>>,
     /// Processes that have not ended.
     alive: watch::Sender<usize>,
     peak: AtomicU64,
@@ -210,6 +220,7 @@ impl Inner {
             };
             inner.processes().remove(&id);
             inner.alive.send_modify(|alive| *alive -= 1);
+            let _ = inner.exits_held.subscribe().wait_for(|held| !held).await;
             let _ = exited.send(exit);
         });
         Ok(sandbox::Process { id, stdout, stderr, log: None, exit })

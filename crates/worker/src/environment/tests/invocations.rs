@@ -1,5 +1,7 @@
 //! Invocations: answers, logs, failures and what follows them.
 
+use telemetry::logs::Followed;
+
 use super::*;
 use crate::LogFormat;
 use crate::testing::{Exit, request};
@@ -149,13 +151,13 @@ async fn a_timeout_ends_the_processes_and_the_next_invocation_initializes_again_
         process.hang().await
     });
     let mut spec = host.spec("f");
-    spec.timeout = Duration::from_millis(100);
+    spec.timeout = Duration::from_secs(1);
     let mut observed = Observed::ready(&host, spec).await;
     let reply = observed.invoke(request("r-1", "1")).await;
     assert!(reply.function_error);
     assert_eq!(
         text(&reply),
-        r#"{"errorMessage":"RequestId: r-1 Error: Task timed out after 0.10 seconds","errorType":"Sandbox.Timedout"}"#
+        r#"{"errorMessage":"RequestId: r-1 Error: Task timed out after 1.00 seconds","errorType":"Sandbox.Timedout"}"#
     );
     assert_eq!(host.worker.environments()[0].memory_bytes, 0, "nothing runs in it");
     // Answers, but never asks for more.
@@ -165,9 +167,46 @@ async fn a_timeout_ends_the_processes_and_the_next_invocation_initializes_again_
     assert_eq!(observed.notice().await, Notice::Idle);
     assert_eq!(host.backend.created(), 1);
     let log = host.log("f").await;
-    assert!(log[3].starts_with("REPORT RequestId: r-1\tDuration: 100.00 ms\t"), "{}", log[3]);
+    assert!(log[3].starts_with("REPORT RequestId: r-1\tDuration: 1000.00 ms\t"), "{}", log[3]);
     assert!(log[3].ends_with("Status: timeout\t\n"), "{}", log[3]);
     assert_eq!(untimed(&log)[4..], [start_line("r-2"), end_line("r-2"), report_line("r-2", "Status: timeout\t")]);
+}
+
+#[tokio::test]
+async fn what_is_heard_late_of_a_killed_runtime_does_not_touch_the_next_one() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let answer = Arc::clone(&gate);
+    let host = Host::new(patient(), move |mut process: Process| {
+        let answer = Arc::clone(&answer);
+        async move {
+            let given = process.next().await?;
+            if process.start() == 0 {
+                return process.hang().await;
+            }
+            process.print("at work\n").await?;
+            answer.acquire().await.expect("never closed").forget();
+            process.respond(&given.request_id, "1").await?;
+            process.echo().await
+        }
+    });
+    let mut spec = host.spec("f");
+    spec.timeout = Duration::from_secs(1);
+    let mut observed = Observed::ready(&host, spec).await;
+    host.backend.hold_exits(true);
+    assert!(text(&observed.invoke(request("r-1", "1")).await).contains("timed out"));
+    let mut said = host.logs.follow("/aws/lambda/f");
+    let (reply, answered) = oneshot::channel();
+    observed.environment().invoke(request("r-2", "1"), reply);
+    let at_work = |said: Followed| matches!(said, Followed::Event { event, .. } if event.message == "at work\n");
+    while !at_work(timeout(PATIENCE, said.next()).await.unwrap().unwrap()) {}
+    host.backend.hold_exits(false);
+    // Everything that is ready to run does so before this task goes on.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    gate.add_permits(1);
+    let reply = timeout(PATIENCE, answered).await.unwrap().unwrap().unwrap();
+    assert_eq!((text(&reply), reply.function_error), ("1", false));
 }
 
 #[tokio::test]
