@@ -12,11 +12,21 @@ use super::queue::{Append, Dropped, EVENT_OVERHEAD, Item, Loss, Queue};
 use super::{LogError, LogEvent, PutOutcome};
 use crate::lines::PlatformEvent;
 
+/// Niceness of the writer: whoever waits for an answer has the processor first. Low enough to keep up when all are busy.
+const NICENESS: i32 = 10;
+
 /// How often expired events are looked for.
 const PURGE_EVERY_MS: i64 = 60 * MINUTE_MS;
 const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
 /// Streams whose ids are remembered at most.
 const MAX_KNOWN: usize = 10_000;
+
+/// Lowers the priority of this thread, which on Linux has a number like that of a process.
+fn step_back() {
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
+        tracing::debug!(%error, "the log writer keeps its priority");
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Ids {
@@ -41,6 +51,7 @@ impl Writer {
     }
 
     pub(super) fn run(mut self) {
+        step_back();
         // However this thread ends, nobody is to wait for it.
         let _abandon = Abandon(self.queue.clone());
         let idle = Duration::from_millis(PURGE_EVERY_MS.unsigned_abs());
