@@ -32,6 +32,10 @@ serve *arguments:
 bench *arguments:
     scripts/bench {{arguments}}
 
+# boots a kernel with control groups version 2 in an emulated machine and tests Firelet there, about 7 minutes
+lab *checks:
+    scripts/lab {{checks}}
+
 # regenerates the service model's tables from botocore's model
 model *arguments:
     cargo run -q -p xtask -- model {{arguments}}

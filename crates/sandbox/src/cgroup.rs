@@ -257,8 +257,8 @@ pub(crate) fn survey() -> CgroupFacts {
 fn unify(mount: &parse::Mount, own: &[parse::Membership], parent: &str) -> Option<v2::Tree> {
     let path = own.iter().find(|group| group.controllers.is_empty())?.path.as_str();
     let own = mount.point.join(below(&mount.root, path));
-    let mut bases = vec![mount.point.clone()];
-    bases.insert(usize::from(!is_delegated(&own)), own.clone());
+    let mut bases: Vec<PathBuf> = delegated(&own, &mount.point).into_iter().map(Path::to_owned).collect();
+    bases.extend([mount.point.clone(), own.clone()]);
     bases.dedup();
     let attempts = bases.iter().filter_map(|base| {
         patiently(|| v2::Tree::plant(base, &own, parent))
@@ -289,6 +289,11 @@ fn patiently<T>(plant: impl Fn() -> Result<T, CgroupError>) -> Result<T, CgroupE
         Err(CgroupError::Name(_)) | Ok(_) => false,
     };
     (0..8).map(|_| plant()).find(|result| !vanished(result)).unwrap_or_else(&plant)
+}
+
+/// The nearest group from `own` up that systemd has handed over: ours, or with `DelegateSubgroup=` the one above.
+fn delegated<'a>(own: &'a Path, root: &Path) -> Option<&'a Path> {
+    own.ancestors().take_while(|path| path.starts_with(root)).find(|path| is_delegated(path))
 }
 
 /// Whether systemd has handed this group's subtree over to us (`systemd.resource-control(5)`, `Delegate=`).

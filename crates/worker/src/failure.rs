@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sandbox::{Exit, SpawnError};
 
+use crate::host::chain;
 use crate::lifecycle::Failure;
 
 /// A runtime that ended while it was needed.
@@ -36,7 +37,7 @@ pub fn spawn(error: &SpawnError) -> Failure {
         SpawnError::Cwd { path, source } => {
             failure("Runtime.InvalidWorkingDir", format!("chdir {path}: {}", kernel_text(source)))
         }
-        SpawnError::SandboxGone | SpawnError::Step { .. } => failure("Sandbox.Failure", error.to_string()),
+        SpawnError::SandboxGone | SpawnError::Step { .. } => failure("Sandbox.Failure", chain(error)),
     }
 }
 
@@ -136,6 +137,16 @@ mod tests {
             payload["errorMessage"],
             "Response payload size exceeded maximum allowed payload size (6291556 bytes)."
         );
+    }
+
+    #[test]
+    fn a_start_that_fails_names_the_kernels_reason() {
+        let error = SpawnError::Step {
+            program: "/var/task/bootstrap".to_owned(),
+            step: "fork".to_owned(),
+            source: std::io::Error::from_raw_os_error(libc::EAGAIN),
+        };
+        assert!(spawn(&error).message.contains("Resource temporarily unavailable"), "{:?}", spawn(&error));
     }
 
     #[test]
