@@ -164,7 +164,8 @@ impl Cgroups {
             _accounting_only => None,
         };
         match &self.tree {
-            Tree::None => ["memory", "cpu", "pids", "freezer"].into_iter().filter_map(lost).collect(),
+            // Processes are then counted by user, and stopped by signals: see the namespace backend.
+            Tree::None => ["memory", "cpu"].into_iter().filter_map(lost).collect(),
             _some => self.missing().iter().copied().filter_map(lost).collect(),
         }
     }

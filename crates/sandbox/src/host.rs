@@ -195,7 +195,7 @@ impl HostFacts {
             .collect();
         if *version == Version::None || !writable {
             return Some(Loss::new(
-                "limits of memory, CPU and processes, and no freezing between invocations",
+                "limits of memory and CPU, and only signals instead of a freezer between invocations",
                 "run as root, or below a delegated group: systemd-run --user --scope -p Delegate=yes firelet serve",
             ));
         }
