@@ -67,7 +67,9 @@ impl Server {
         let losses = backend.losses().to_vec();
         let catalog_options = config.runtimes();
         let catalog = Catalog::discover(&catalog_options);
-        let runtimes = catalog.list().iter().filter(|r| r.unavailable.is_none()).map(|r| r.serves.clone()).collect();
+        let mut runtimes: Vec<String> =
+            catalog.list().iter().filter(|r| r.unavailable.is_none()).map(|r| r.serves.clone()).collect();
+        runtimes.dedup();
         let parts = worker::Parts { backend: Arc::new(backend), catalog, catalog_options, code, logs: logs.clone() };
         let options = worker::Options {
             freeze_delay: Duration::from_millis(config.freeze_delay_ms),

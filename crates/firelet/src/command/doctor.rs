@@ -91,8 +91,9 @@ fn findings(facts: &HostFacts, catalog: &Catalog) -> Vec<Finding> {
     let landlock = facts.landlock_abi.map_or("no Landlock".to_owned(), |abi| format!("Landlock version {abi}"));
     let seccomp = yes(facts.seccomp, "system call filter", "no system call filter");
     let disks = facts.disk.loop_devices && facts.disk.mkfs_ext4.is_some();
-    let usable: Vec<&str> =
+    let mut usable: Vec<&str> =
         catalog.list().iter().filter(|r| r.unavailable.is_none()).map(|r| r.serves.as_str()).collect();
+    usable.dedup();
     vec![
         finding("kernel", true, format!("Linux {} on {}", facts.kernel, facts.machine)),
         finding("machine", true, format!("{} processors, {} of memory", facts.processors, gib(facts.memory_bytes))),
