@@ -228,7 +228,7 @@ pub enum SpawnError {
     },
 }
 
-/// Why freezing or thawing failed; the environment is to be discarded.
+/// Why freezing or thawing failed, that the sandbox has ended among the reasons; the environment is to be discarded.
 #[derive(Debug, thiserror::Error)]
 #[error("could not change the freezer state of sandbox {id}")]
 pub struct FreezeError {

@@ -345,8 +345,13 @@ impl NamespaceSandbox {
         }
     }
 
+    /// Fails if the sandbox has ended by itself, although its group is still there until it is buried: whoever thaws it
+    /// is about to use it, and would otherwise do so again and again.
     fn with_group(&self, act: impl FnOnce(&Group) -> io::Result<()>) -> Result<(), FreezeError> {
         let failed = |source| FreezeError { id: self.id.clone(), source };
+        if !self.shell.is_alive() {
+            return Err(failed(io::ErrorKind::NotConnected.into()));
+        }
         match &*self.shell.live.group.read().unwrap_or_else(PoisonError::into_inner) {
             Some(group) => act(group).map_err(failed),
             None => Err(failed(io::ErrorKind::NotConnected.into())),

@@ -76,6 +76,23 @@ async fn a_creation_that_is_given_up_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_whose_init_died_says_so_when_it_is_thawed() {
+    let Some(rig) = rig() else { return };
+    let (sandbox, uid, groups) = inhabited(&rig, "headless").await;
+    sandbox.freeze().unwrap();
+    sandbox.thaw().unwrap();
+    let init = children_of(rig.backend.supervisor_pid().unwrap())[0];
+    rustix::process::kill_process(rustix::process::Pid::from_raw(init as i32).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    eventually("the processes are gone", || processes_of(uid).is_empty()).await;
+    // Its group is still there, and would do both.
+    assert!(sandbox.thaw().is_err() && sandbox.freeze().is_err());
+    sandbox.destroy().await;
+    assert!(gone(uid, &groups), "{groups:?}");
+    rig.backend.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn shutdown_ends_all_sandboxes_and_the_supervisor() {
     let Some(rig) = rig() else { return };
     let (first, uid, groups) = inhabited(&rig, "first").await;
