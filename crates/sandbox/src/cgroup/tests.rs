@@ -170,6 +170,25 @@ fn memory_is_limited_and_counted() {
 }
 
 #[test]
+fn what_sockets_hold_is_limited_where_it_is_counted_apart() {
+    let Some(cgroups) = cgroups() else { return };
+    let group = cgroups.create("sockets", &LIMITS).expect("create");
+    let limit = |group: &Group| {
+        let files = paths(group).into_iter().map(|path| path.join("memory.kmem.tcp.limit_in_bytes"));
+        files.filter_map(|path| std::fs::read_to_string(path).ok()).find_map(|text| text.trim().parse::<u64>().ok())
+    };
+    let Some(bytes) = limit(&group) else {
+        eprintln!("SKIPPED: this kernel does not count sockets apart");
+        return group.remove();
+    };
+    assert_eq!(bytes, LIMITS.memory_bytes / 4);
+    // Half-made sandboxes get their limits later.
+    group.set_limits(&Limits { memory_bytes: 2 * LIMITS.memory_bytes, ..LIMITS }).expect("limits");
+    assert_eq!(limit(&group), Some(LIMITS.memory_bytes / 2));
+    group.remove();
+}
+
+#[test]
 fn tasks_are_limited() {
     let Some(cgroups) = cgroups() else { return };
     if cgroups.missing().contains(&"pids") {

@@ -18,6 +18,9 @@ use crate::Usage;
 /// The freezer first: whoever removes groups in this order thaws processes before waiting for them to die.
 const CONTROLLERS: [&str; 5] = ["freezer", "cpu", "cpuacct", "memory", "pids"];
 
+/// Sockets may hold this part of the memory, on top of it. The runtime's answer of 6 MiB has to pass below the smallest.
+const SOCKET_SHARE: u64 = 4;
+
 #[derive(Debug)]
 pub(super) struct Tree {
     /// This server's directory in each hierarchy and the controllers there (`cpu` and `cpuacct` often share one).
@@ -198,6 +201,10 @@ impl Leaf {
             if !counts_swap {
                 let _ = tree::write(&path.join("memory.swappiness"), "0");
             }
+            // The first version counts what sockets hold apart, and only once it has a limit: without one, a function fills
+            // the host's share for all of TCP with what it sends to itself. There where the kernel counts it at all.
+            let sockets = limits.memory_bytes / SOCKET_SHARE;
+            let _ = tree::write(&path.join("memory.kmem.tcp.limit_in_bytes"), &sockets.to_string());
         }
         if let Some(path) = &self.pids {
             must(path, "pids.max", limits.max_tasks.to_string())?;

@@ -63,6 +63,37 @@ while True: x.append(b'x' * (1 << 20))";
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_in_sockets_counts_as_memory() {
+    let Some(rig) = rig() else { return };
+    if !limited(&rig, "memory") {
+        return;
+    }
+    let mut small = spec("sockets");
+    small.memory_bytes = 128 << 20;
+    let sandbox = rig.sandbox_of(small).await;
+    // Nobody reads: each connection takes as much as the kernel holds for it.
+    let program = "import socket
+listener = socket.create_server(('127.0.0.1', 0), backlog=500)
+held, sent = [], 0
+for _ in range(100):
+    one = socket.create_connection(listener.getsockname(), timeout=5)
+    held += [one, listener.accept()[0]]
+    one.setblocking(False)
+    try:
+        while True: sent += one.send(bytes(65536))
+    except BlockingIOError: pass
+print(sent >> 20)";
+    let output = python(&*sandbox, program).await;
+    match output.exit {
+        Exit::Signal(9) => {}
+        Exit::Code(0) => assert!(output.stdout.trim().parse::<u64>().unwrap() <= 160, "{output:?} MiB in sockets"),
+        Exit::Code(_) | Exit::Signal(_) => panic!("{output:?}"),
+    }
+    assert_eq!(sh(&*sandbox, "echo alive").await.stdout, "alive\n");
+    rig.end(sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fork_bomb_stays_inside() {
     let Some(rig) = rig() else { return };
     if !limited(&rig, "pids") {
