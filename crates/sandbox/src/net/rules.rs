@@ -17,6 +17,13 @@ use super::subnet::Subnet;
 /// catch those of flannel).
 pub(super) const INTERFACE_PREFIX: &str = "firelet";
 
+/// Connections that one sandbox may open per second, once it has opened [`OPENED_AT_ONCE`]. The host remembers each for
+/// half a minute to two, in a table that it shares with all of its own traffic and that is small: the first packet of a
+/// connection beyond this is dropped. For TCP that means a second of delay.
+const OPENED_PER_SECOND: u32 = 200;
+/// Connections that a sandbox may open in one go.
+pub(super) const OPENED_AT_ONCE: u32 = 2_000;
+
 /// What the rules depend on.
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
@@ -72,8 +79,12 @@ table inet {table} {{
     iifname {ours} jump from_sandbox
     oifname {ours} jump to_sandbox
   }}
+  set openers {{
+    type ipv4_addr; flags dynamic; timeout 1m; size 65536;
+  }}
   chain from_sandbox {{
     oifname {ours} drop
+    ct state new ct status & confirmed == 0 add @openers {{ ip saddr limit rate over {OPENED_PER_SECOND}/second burst {OPENED_AT_ONCE} packets }} drop
     {name_servers}
     ip daddr 169.254.0.0/16 drop
     accept

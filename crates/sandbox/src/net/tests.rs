@@ -253,6 +253,39 @@ fn nat_lets_out_and_nothing_in() {
     });
 }
 
+/// Connections that this network namespace remembers.
+fn tracked() -> usize {
+    let text = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").expect("read");
+    text.trim().parse().expect("a number")
+}
+
+#[test]
+fn one_sandbox_cannot_fill_the_hosts_table_of_connections() {
+    on_own_host(|| async {
+        let port = connect_internet().await.port;
+        let Some(networks) = start_nat(small_pool()) else { return };
+        let slot = networks.acquire(&[RUNTIME_API]).await.expect("acquire");
+        let other = networks.acquire(&[RUNTIME_API]).await.expect("acquire");
+        let began = Instant::now();
+        within(slot.netns.as_ref().expect("netns").as_fd(), move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+            // One long conversation is one connection, however much is said.
+            for _ in 0..4_000 {
+                socket.send_to(b"x", (SERVER, 9)).expect("send");
+            }
+            for number in 0..20_000_u16 {
+                // Whether the host takes it does not show here.
+                let _ = socket.send_to(b"x", (SERVER, 10_000 + number));
+            }
+        });
+        let allowed = rules::OPENED_AT_ONCE as usize + 200 * (began.elapsed().as_secs() as usize + 1) + 100;
+        assert!(tracked() <= allowed, "{} connections after {:?}", tracked(), began.elapsed());
+        assert!(tracked() >= rules::OPENED_AT_ONCE as usize - 100, "{} connections", tracked());
+        // The others do not notice.
+        assert_eq!(reach(&other, SocketAddrV4::new(SERVER, port)), OUTSIDE.to_string());
+    });
+}
+
 /// Sends a datagram from inside a sandbox, from a source address of its choice (a tenant lacks the right to do so).
 fn send_as(slot: &NetworkSlot, source: Ipv4Addr, to: SocketAddrV4, text: &str) {
     within(slot.netns.as_ref().expect("netns").as_fd(), || {
