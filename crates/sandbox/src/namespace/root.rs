@@ -48,7 +48,11 @@ const COVERED_DIRS: &[&str] = &["acpi", "asound", "bus", "driver", "firmware", "
 const COVERED_FILES: &[&str] = &[
     // Where in the host's control groups init is.
     "1/cgroup",
+    // What the host was started with, which may hold secrets.
+    "cmdline",
     "config.gz",
+    // When keys are pressed and packets come, to the tick.
+    "interrupts",
     "iomem",
     "ioports",
     "kallsyms",
@@ -57,6 +61,8 @@ const COVERED_FILES: &[&str] = &[
     "keys",
     "kmsg",
     "latency_stats",
+    // Which files the host's programs and other sandboxes have locked.
+    "locks",
     "modules",
     "sched_debug",
     "sysrq-trigger",

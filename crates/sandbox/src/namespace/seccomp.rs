@@ -2,7 +2,8 @@
 //!
 //! A deny list on top of no-new-privileges, an own user and no capabilities: what container runtimes refuse because it
 //! widens the kernel's attack surface. Calls newer than this file are answered ENOSYS, as an older kernel would. io_uring
-//! is refused the same way: it does file and network operations past this filter, and its users fall back.
+//! is refused the same way: it does file and network operations past this filter, and its users fall back. So is its
+//! predecessor, `io_submit` and company: all of the host shares 65,536 places (`fs.aio-max-nr`), and one process can take them.
 
 use std::collections::BTreeMap;
 use std::ffi::c_long;
@@ -109,7 +110,13 @@ const DENIED_HERE: &[c_long] = &[
 const DENIED_HERE: &[c_long] = &[];
 
 /// Answered as by a kernel that does not have them.
-const ABSENT: &[c_long] = &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+const ABSENT: &[c_long] = &[
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    // The rest of its family is of no use without this one.
+    libc::SYS_io_setup,
+];
 /// The same for tenants. The flags of `clone3` lie in memory, where a filter cannot look; C libraries fall back to `clone`.
 const ABSENT_TO_TENANTS: &[c_long] = &[libc::SYS_clone3];
 
