@@ -7,8 +7,8 @@
 //!
 //! What holds when things break: after kill -9, everything that a [`LogStore::flush`] or any other call waited for is
 //! there, and what was appended in the last moments may be missing. After power loss the last seconds before it may be
-//! missing too (`synchronous=NORMAL`), but the file is sound. Events that find the queue full, or that the disk has no
-//! room for, are dropped and counted; a `platform.logsDropped` event in their stream says how many.
+//! missing too (`synchronous=NORMAL`), but the file is sound. Events that find the queue full, or the disk
+//! nearly so, are dropped and counted; a `platform.logsDropped` event in their stream says how many.
 
 mod follow;
 mod query;
@@ -55,7 +55,35 @@ pub struct LogOptions {
     pub batch_events: usize,
     /// The clock for ingestion and creation times and for retention: Unix time in milliseconds.
     pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
+    /// Room on the disk that a file is on. Events are dropped and counted while less than a tenth of it is free, or less
+    /// than 512 MiB on a large one: a function that floods its log would else take the disk from everybody.
+    pub space: Arc<dyn Fn(&Path) -> Option<Space> + Send + Sync>,
 }
+
+/// Room on a disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// What unprivileged users may still write.
+    pub free: u64,
+    /// Its size.
+    pub total: u64,
+}
+
+impl Space {
+    /// Asks the kernel about the disk that `path` is on; `None` if there is no such path.
+    pub fn of(path: &Path) -> Option<Self> {
+        let disk = rustix::fs::statvfs(path).ok()?;
+        Some(Self { free: disk.f_bavail * disk.f_frsize, total: disk.f_blocks * disk.f_frsize })
+    }
+
+    /// Whether functions may write more of it.
+    fn is_ample(self) -> bool {
+        self.free >= (self.total / 10).min(MOST_KEPT_FREE)
+    }
+}
+
+/// What is left to others of a large disk, in bytes.
+const MOST_KEPT_FREE: u64 = 512 << 20;
 
 impl Default for LogOptions {
     fn default() -> Self {
@@ -68,6 +96,7 @@ impl Default for LogOptions {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
             }),
+            space: Arc::new(Space::of),
         }
     }
 }
@@ -206,8 +235,8 @@ impl LogStore {
         let path = path.as_ref().to_owned();
         let conn = schema::open(&path)?;
         let queue = Arc::new(Queue::new(options));
-        let writer =
-            Writer::new(conn, queue.clone()).map_err(|source| OpenLogsError::Sqlite { path: path.clone(), source })?;
+        let writer = Writer::new(conn, queue.clone(), path.clone())
+            .map_err(|source| OpenLogsError::Sqlite { path: path.clone(), source })?;
         let writer = std::thread::Builder::new()
             .name("logs".to_owned())
             .spawn(move || writer.run())

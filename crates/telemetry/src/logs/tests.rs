@@ -351,6 +351,38 @@ async fn a_full_queue_drops_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_disk_that_is_nearly_full_is_left_to_others() {
+    let free = Arc::new(AtomicI64::new(i64::MAX));
+    let told = free.clone();
+    let f = fixture_with(|options| {
+        let free = move || u64::try_from(told.load(Ordering::SeqCst)).unwrap();
+        options.space = Arc::new(move |_| Some(Space { free: free(), total: 1 << 40 }));
+    });
+    f.store.append("/g", "s", vec![event(NOON, "before")]);
+    f.store.flush().await;
+    free.store((512 << 20) - 1, Ordering::SeqCst);
+    for _ in 0..3 {
+        f.store.append("/g", "s", vec![event(NOON, "flood"), event(NOON, "more")]);
+        f.store.flush().await;
+    }
+    // What was there can still be read.
+    assert_eq!(messages(&f.store.get_events("/g", "s", head()).await.unwrap()), ["before"]);
+    free.store(512 << 20, Ordering::SeqCst);
+    f.store.append("/g", "s", vec![event(NOON, "after")]);
+    let page = f.store.get_events("/g", "s", head()).await.unwrap();
+    let [before, after, marker] = messages(&page)[..] else { panic!("{page:?}") };
+    assert_eq!((before, after), ("before", "after"));
+    assert!(marker.contains("platform.logsDropped") && marker.contains(r#""droppedRecords":6"#), "{marker}");
+}
+
+#[test]
+fn a_tenth_of_a_small_disk_is_kept_free() {
+    let space = |free| Space { free, total: 1_000 };
+    assert!(space(100).is_ample() && !space(99).is_ample());
+    assert!(Space::of(env::temp_dir().as_path()).unwrap().total > 0);
+}
+
+#[tokio::test]
 async fn too_many_changes_are_refused() {
     let f = fixture();
     // The writer is kept busy by a change that ends when the test says so.
@@ -481,7 +513,9 @@ fn full_disk_child() {
     let Some(path) = env::var_os(CHILD).map(PathBuf::from) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
-        let store = LogStore::open(&path, LogOptions::default()).unwrap();
+        // As if there were always room, so that the file system itself refuses.
+        let options = LogOptions { space: Arc::new(|_| None), ..LogOptions::default() };
+        let store = LogStore::open(&path, options).unwrap();
         let filler = path.with_file_name("filler");
         std::fs::write(&filler, vec![1; 300 * 1024]).unwrap();
         const COUNT: i64 = 100;

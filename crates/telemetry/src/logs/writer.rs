@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,12 +43,17 @@ pub(super) struct Writer {
     purged_ms: Option<i64>,
     /// Losses that could not be recorded yet.
     dropped: Dropped,
+    /// The file, to ask for the room beside it.
+    path: PathBuf,
+    /// Whether the last batch found the disk nearly full.
+    is_cramped: bool,
 }
 
 impl Writer {
-    pub(super) fn new(conn: Connection, queue: Arc<Queue>) -> Result<Self, rusqlite::Error> {
+    pub(super) fn new(conn: Connection, queue: Arc<Queue>, path: PathBuf) -> Result<Self, rusqlite::Error> {
         let last_seq = conn.query_row("SELECT last FROM counter", [], |row| row.get(0))?;
-        Ok(Self { conn, queue, known: HashMap::new(), last_seq, purged_ms: None, dropped: Dropped::new() })
+        let (known, dropped) = (HashMap::new(), Dropped::new());
+        Ok(Self { conn, queue, known, last_seq, purged_ms: None, dropped, path, is_cramped: false })
     }
 
     pub(super) fn run(mut self) {
@@ -77,6 +83,12 @@ impl Writer {
 
     /// Writes appended events in one transaction. When that fails they are lost, and counted.
     fn write(&mut self, mut appends: Vec<Append>) {
+        if !self.has_room() {
+            for Append { group, stream, events, .. } in appends {
+                self.dropped.entry((group, stream)).or_default().add(Loss::of(&events));
+            }
+            return;
+        }
         let losses = std::mem::take(&mut self.dropped);
         let now_ms = self.now_ms();
         appends.extend(losses.iter().map(|((group, stream), loss)| marker(group, stream, *loss, now_ms)));
@@ -92,6 +104,17 @@ impl Writer {
                 self.dropped.entry((append.group, append.stream)).or_default().add(Loss::of(&append.events));
             }
         }
+    }
+
+    /// Whether the disk has room for what functions say.
+    fn has_room(&mut self) -> bool {
+        // A file system that does not tell is written to until it refuses.
+        let is_cramped = (self.queue.options.space)(&self.path).is_some_and(|space| !space.is_ample());
+        if is_cramped && !self.is_cramped {
+            tracing::error!(path = %self.path.display(), "log events are dropped: the disk is nearly full");
+        }
+        self.is_cramped = is_cramped;
+        !is_cramped
     }
 
     /// Runs in one transaction; after an error nothing of it is left, in the file and in what is remembered of it.
