@@ -405,13 +405,13 @@ fn the_group_that_systemd_handed_over_may_be_above_ours() {
     let unit = dir.path().join("system.slice/firelet.service");
     let own = unit.join("main");
     std::fs::create_dir_all(&own).expect("directories");
-    assert_eq!(super::delegated(&own, dir.path()), None);
+    assert_eq!(delegated(&own, dir.path()), None);
     let mark = rustix::fs::setxattr(&unit, "user.delegate", b"1", rustix::fs::XattrFlags::empty());
     if let Err(error) = mark {
         eprintln!("SKIPPED: no extended attributes here: {error}");
         return;
     }
-    assert_eq!(super::delegated(&own, dir.path()), Some(unit.as_path()));
-    assert_eq!(super::delegated(&unit, dir.path()), Some(unit.as_path()));
-    assert_eq!(super::delegated(&own, &own), None);
+    assert_eq!(delegated(&own, dir.path()), Some(unit.as_path()));
+    assert_eq!(delegated(&unit, dir.path()), Some(unit.as_path()));
+    assert_eq!(delegated(&own, &own), None);
 }
