@@ -57,8 +57,11 @@ pub struct LogOptions {
     pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
     /// Room on the disk that a file is on. Events are dropped and counted while less than a tenth of it is free, or less
     /// than 512 MiB on a large one: a function that floods its log would else take the disk from everybody.
-    pub space: Arc<dyn Fn(&Path) -> Option<Space> + Send + Sync>,
+    pub space: AskSpace,
 }
+
+/// Tells the room on the disk that a path is on; `None` where that cannot be told.
+pub type AskSpace = Arc<dyn Fn(&Path) -> Option<Space> + Send + Sync>;
 
 /// Room on a disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
