@@ -114,7 +114,8 @@ pub enum ExtensionPhase {
 pub struct Options {
     /// Largest answer to an invocation in bytes. Default: 6 MiB + 100, as on Lambda.
     pub response_limit: usize,
-    /// Connections served at a time; further ones wait to be accepted. Default: 256.
+    /// Connections served at a time; further ones wait to be accepted. Each takes a descriptor of the server and up to 128 KiB.
+    /// Default: 64, where a runtime and ten extensions with two connections each need 22.
     pub max_connections: usize,
     /// True where the environment will be snapshotted: `restore/next` and `restore/error` exist only there. Default: false.
     pub snapshot: bool,
@@ -132,7 +133,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             response_limit: 6 * 1024 * 1024 + 100,
-            max_connections: 256,
+            max_connections: 64,
             snapshot: false,
             function_name: String::new(),
             function_version: "$LATEST".to_owned(),

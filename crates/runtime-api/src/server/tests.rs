@@ -517,7 +517,7 @@ async fn a_closed_server_is_gone() {
 
 #[tokio::test]
 async fn a_hostile_client_harms_nobody_else() {
-    let host = Host::start(Options { max_connections: 102, ..Options::default() }).await;
+    let host = Host::start(Options::default()).await;
     let mut garbage = host.client().await;
     garbage.write(b"\x16\x03\x01\x02\x00\x01\x00 nonsense\r\n\r\n").await;
     assert_eq!(garbage.read().await.status, 400);
@@ -529,9 +529,11 @@ async fn a_hostile_client_harms_nobody_else() {
     let _ = huge.stream.write_all(header.as_bytes()).await;
     assert!(huge.try_read().await.is_none_or(|answer| answer.status == 431));
 
-    // A hundred connections that never finish their head.
+    // Connections that never finish their head, up to two below the limit, which is part of the protection: every one
+    // takes a descriptor of the server, of which all environments share some thousands.
+    assert_eq!(Options::default().max_connections, 64);
     let mut slow = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..62 {
         let mut client = host.client().await;
         client.write(format!("GET {NEXT} HTTP/1.1\r\nHost:")).await;
         slow.push(client);
