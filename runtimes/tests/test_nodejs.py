@@ -18,10 +18,11 @@ NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="no node on this machine")
 OURS = [RUNTIMES / "nodejs" / "bootstrap", NODE]
 RIC = Path(os.environ.get("AWS_LAMBDA_RIC", Path(__file__).parent / "node_modules" / "aws-lambda-ric"))
-NATIVE = [RIC / "dist" / "rapid-client.node", RIC / "build" / "Release" / "rapid-client.node"]
+# Version 4 has its parts at the top, version 3 in folders.
+NATIVE = [RIC / path for path in ("rapid-client.node", "dist/rapid-client.node", "build/Release/rapid-client.node")]
 HAS_OFFICIAL = any(path.exists() for path in NATIVE)
 needs_official = pytest.mark.skipif(not HAS_OFFICIAL, reason="aws-lambda-ric is not installed, or not built")
-OFFICIAL = [NODE, RIC / "bin" / "index.mjs"]
+OFFICIAL = [NODE, next((path for path in (RIC / "index.mjs", RIC / "bin" / "index.mjs") if path.exists()), RIC)]
 ENV = {"AWS_EXECUTION_ENV": "AWS_Lambda_nodejs20.x"}
 
 FILES = {
