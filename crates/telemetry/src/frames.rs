@@ -92,6 +92,7 @@ impl FrameParser {
                         frames.push(body.cut());
                     }
                 }
+                None if self.header.is_empty() => bytes = self.seek(bytes, &mut frames),
                 None => {
                     self.header.push(bytes[0]);
                     bytes = &bytes[1..];
@@ -100,6 +101,38 @@ impl FrameParser {
             }
         }
         frames
+    }
+
+    /// Passes over stray bytes, all in one go: a function that writes nothing else would otherwise keep the server busy
+    /// with each of them. Takes a header that follows, as far as it is there; returns what comes after.
+    fn seek<'a>(&mut self, bytes: &'a [u8], frames: &mut Vec<Frame>) -> &'a [u8] {
+        let mut stray = 0;
+        while !may_be_header(&bytes[stray..]) {
+            // An empty slice may be one, so there is a byte to pass over.
+            stray += 1;
+            stray += bytes[stray..].iter().position(|&byte| byte == MAGIC_PREFIX[0]).unwrap_or(bytes.len() - stray);
+        }
+        if stray > 0 {
+            let lines = self.raw.push(&bytes[..stray]);
+            frames.extend(lines.into_iter().map(Frame::raw));
+        }
+        let rest = &bytes[stray..];
+        match rest.split_first_chunk() {
+            Some((header, rest)) => {
+                self.begin(*header, frames);
+                rest
+            }
+            None => {
+                self.header.extend_from_slice(rest);
+                &[]
+            }
+        }
+    }
+
+    fn begin(&mut self, header: [u8; HEADER], frames: &mut Vec<Frame>) {
+        // A stray line ends where a frame begins.
+        frames.extend(self.raw.finish().map(Frame::raw));
+        self.body = Some(Body::new(header));
     }
 
     /// The end of the stream: hands out what was not finished.
@@ -129,9 +162,7 @@ impl FrameParser {
         }
         if let Ok(header) = <[u8; HEADER]>::try_from(self.header.as_slice()) {
             self.header.clear();
-            // A stray line ends where a frame begins.
-            frames.extend(self.raw.finish().map(Frame::raw));
-            self.body = Some(Body::new(header));
+            self.begin(header, frames);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Frames and lines: what writers produce comes back, and garbage does no harm.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -95,6 +97,23 @@ fn memory_stays_bounded() {
         lines.push(&[0xe2; 64 * 1024]);
         assert!(lines.partial.len() <= MAX_EVENT_BYTES);
     }
+}
+
+#[test]
+fn stray_bytes_cost_little() {
+    // Processor time of this thread, so that a busy machine does not count.
+    let now = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
+    };
+    let chunk = vec![b'y'; 16 * 1024];
+    let mut parser = FrameParser::new();
+    let began = now();
+    let bytes: usize = (0..1024).flat_map(|_| parser.push(&chunk)).map(|frame| frame.message.len()).sum();
+    let spent = now() - began;
+    assert!(bytes >= 15 << 20, "{bytes}");
+    // Byte by byte it was 8 s in a debug build; in one go it is some hundredths of that.
+    assert!(spent < Duration::from_secs(3), "{spent:?}");
 }
 
 #[test]
