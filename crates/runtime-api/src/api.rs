@@ -152,6 +152,11 @@ impl Drop for Owner {
     }
 }
 
+/// Pings and refused calls that are answered at once.
+pub(crate) const FREE_IDLE_CALLS: u64 = 200;
+/// What each of those costs that come after, over all connections.
+pub(crate) const IDLE_CALL_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// What the handle, the accept loop and the connections share.
 pub(crate) struct Shared {
     pub(crate) options: Options,
@@ -159,6 +164,10 @@ pub(crate) struct Shared {
     /// Ends the accept loop.
     pub(crate) stop: Notify,
     calls: AtomicU64,
+    /// Calls so far that moved nothing forward.
+    idle_calls: AtomicU64,
+    /// Whose turn it is to be answered after too many of those.
+    turn: tokio::sync::Mutex<()>,
     inner: Mutex<Inner>,
 }
 
@@ -198,6 +207,8 @@ impl Shared {
             small_bodies: Semaphore::new(SMALL_BODIES),
             stop: Notify::new(),
             calls: AtomicU64::new(0),
+            idle_calls: AtomicU64::new(0),
+            turn: tokio::sync::Mutex::default(),
             inner: Mutex::new(inner),
         };
         (shared, receiver)
@@ -205,6 +216,15 @@ impl Shared {
 
     pub(crate) fn generation(&self) -> u64 {
         self.lock().generation
+    }
+
+    /// To be awaited before a call is answered that moves nothing forward: a ping, a refusal. Invocations bound all other
+    /// calls; of these, a function could make the server answer as many as it has processor time for, its own or not.
+    pub(crate) async fn slow_idle_talk(&self) {
+        if self.idle_calls.fetch_add(1, Ordering::Relaxed) >= FREE_IDLE_CALLS {
+            let _turn = self.turn.lock().await;
+            tokio::time::sleep(IDLE_CALL_PAUSE).await;
+        }
     }
 
     pub(crate) fn new_call(&self) -> CallId {

@@ -124,6 +124,7 @@ impl Caller {
             Err(refusal) => {
                 tracing::debug!(method = %head.method, path = head.uri.path(), %refusal, "refused a runtime api call");
                 body::discard(&mut body, DISCARD).await;
+                self.shared.slow_idle_talk().await;
                 reply::refusal(&refusal)
             }
         };
@@ -132,7 +133,10 @@ impl Caller {
 
     async fn dispatch(&self, head: &Parts, body: &mut Incoming) -> Result<Answer, Refusal> {
         match route::route(&head.method, head.uri.path())? {
-            Route::Ping => Ok(reply::text("pong")),
+            Route::Ping => {
+                self.shared.slow_idle_talk().await;
+                Ok(reply::text("pong"))
+            }
             Route::Next => self.wait(|call| Input::Next { call }).await,
             Route::Response(request_id) => self.response(request_id, head, body).await,
             Route::Error(request_id) => self.error(request_id, head, body).await,
@@ -149,8 +153,14 @@ impl Caller {
                 self.wait(|call| Input::EventNext { call, id }).await
             }
             Route::ExtensionError(phase) => self.extension_error(phase, head, body).await,
-            Route::Telemetry => Ok(reply::not_supported("Telemetry API is not supported", "Telemetry.NotSupported")),
-            Route::Logs => Ok(reply::not_supported("Logs API is not supported", "Logs.NotSupported")),
+            Route::Telemetry => {
+                self.shared.slow_idle_talk().await;
+                Ok(reply::not_supported("Telemetry API is not supported", "Telemetry.NotSupported"))
+            }
+            Route::Logs => {
+                self.shared.slow_idle_talk().await;
+                Ok(reply::not_supported("Logs API is not supported", "Logs.NotSupported"))
+            }
         }
     }
 

@@ -557,6 +557,36 @@ async fn a_hostile_client_harms_nobody_else() {
 }
 
 #[tokio::test]
+async fn who_talks_to_no_purpose_is_answered_slowly_and_invocations_are_not() {
+    use crate::api::{FREE_IDLE_CALLS, IDLE_CALL_PAUSE};
+    let host = Host::start(Options::default()).await;
+    let (mut one, mut two) = (host.client().await, host.client().await);
+    for call in 0..FREE_IDLE_CALLS {
+        let path = if call % 2 == 0 { "/ping" } else { "/nowhere" };
+        one.get(path).await;
+    }
+    let began = std::time::Instant::now();
+    // Two connections are no faster than one.
+    for _ in 0..10 {
+        one.ask("/ping").await;
+        two.ask("/nowhere").await;
+        assert_eq!(one.read().await.status, 200);
+        assert_eq!(two.read().await.status, 404);
+    }
+    assert!(began.elapsed() >= 20 * IDLE_CALL_PAUSE, "{:?}", began.elapsed());
+
+    // Somebody who talks on holds up nothing that an invocation is made of.
+    let (mut runtime, receiver) = running(&host, "a").await;
+    for _ in 0..50 {
+        one.ask("/ping").await;
+    }
+    assert_eq!(runtime.post(&response("a"), "", "1").await.status, 202);
+    outcome(receiver).await;
+    let early = one.stream.try_read(&mut [0; 64 * 1024]).map_or(0, |bytes| bytes / 64);
+    assert!(early < 50, "the answer to an invocation had to wait for {early} pings");
+}
+
+#[tokio::test]
 async fn requests_that_come_together_are_answered_one_after_the_other() {
     let host = Host::start(Options::default()).await;
     let mut client = host.client().await;
