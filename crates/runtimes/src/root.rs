@@ -39,6 +39,16 @@ impl RootPlan {
     }
 }
 
+/// Where Debian keeps the libraries that other systems, Lambda's among them, have in `/lib64`.
+const MULTIARCH: &str = "usr/lib/x86_64-linux-gnu";
+
+/// What `/lib64` is to be inside. Lambda's library path begins with it, and on Debian it holds the loader alone: the
+/// loader would look in dozens of places before it finds the C library, at every start.
+fn libraries(target: PathBuf) -> PathBuf {
+    let has_loader = Path::new("/").join(MULTIARCH).join("ld-linux-x86-64.so.2").exists();
+    if has_loader { PathBuf::from(MULTIARCH) } else { target }
+}
+
 /// The root without any interpreter, for functions that bring their own `bootstrap`.
 pub(crate) fn base(data_dir: &Path) -> Result<RootPlan, BootstrapError> {
     let mut root = RootPlan::default();
@@ -51,7 +61,7 @@ pub(crate) fn base(data_dir: &Path) -> Result<RootPlan, BootstrapError> {
         let path = Path::new("/").join(name);
         match fs::read_link(&path) {
             Ok(target) => {
-                root.symlinks.insert(path, target);
+                root.symlinks.insert(path, if name == "lib64" { libraries(target) } else { target });
             }
             // A host whose /usr is not merged has real directories there.
             Err(_) if path.is_dir() => root.bind(&path, &path),

@@ -20,7 +20,7 @@ const TURN_BYTES: usize = 64 * 1024;
 /// Bytes of one read. Every environment, idle ones too, holds a buffer of this size.
 const READ_BYTES: usize = 16 * 1024;
 /// Most bytes taken from one pipe when an invocation ends: what a full pipe holds, with room for one that is refilled.
-const DRAIN_BYTES: usize = 1024 * 1024;
+const DRAIN_BYTES: usize = 256 * 1024;
 
 /// The log of one environment.
 pub(crate) struct Capture {
@@ -113,6 +113,8 @@ impl Capture {
         for at in ready.into_iter().rev() {
             self.take(at, TURN_BYTES);
         }
+        // A function that never stops writing would keep this thread from everything else that waits for it.
+        tokio::task::yield_now().await;
     }
 
     /// Takes what the pipes hold now: all that was written before the runtime asked for its next invocation, lines

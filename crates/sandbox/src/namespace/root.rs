@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, fstat};
+use rustix::fs::{AtFlags, CWD, FileType, fstat, statat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
@@ -74,6 +74,8 @@ const COVERED_FILES: &[&str] = &[
 pub(super) struct Prepared {
     proc: OwnedFd,
     devices: Vec<(PathBuf, OwnedFd)>,
+    /// For the files of `/proc` that are there and to be covered.
+    covers: Vec<(PathBuf, OwnedFd)>,
 }
 
 /// Makes what needs no specification. `/proc` is made while the host's is still visible, which the kernel wants to see
@@ -90,7 +92,15 @@ pub(super) fn prepare() -> Result<Prepared, StepError> {
             .step(|| format!("restrict {}", path.display()))?;
         devices.push((path, node));
     }
-    Ok(Prepared { proc, devices })
+    let mut covers = Vec::new();
+    for name in COVERED_FILES {
+        if statat(&proc, *name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            let path = Path::new("/proc").join(name);
+            let cover = cover(Path::new("/dev/null")).step(|| format!("cover {}", path.display()))?;
+            covers.push((path, cover));
+        }
+    }
+    Ok(Prepared { proc, devices, covers })
 }
 
 /// Makes the tree and moves this process into it. `tmp` is the disk for `/tmp`, if there is one.
@@ -124,7 +134,7 @@ pub(super) fn enter(prepared: Prepared, build: &Build, tmp: Option<OwnedFd>) -> 
     for (link, target) in DEVICE_LINKS {
         symlink(target, link).step(|| format!("link {link}"))?;
     }
-    attach_proc(&prepared.proc)?;
+    attach_proc(&prepared)?;
     attach_tmp(build.tmp_bytes, tmp)?;
 
     sys::mount_setattr(&root, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, false).step(|| "make / read-only".into())
@@ -145,28 +155,26 @@ fn pivot(build: &Build) -> Result<OwnedFd, StepError> {
     Ok(root)
 }
 
-fn attach_proc(proc: &OwnedFd) -> Result<(), StepError> {
-    attach_somewhere(proc, Path::new("/proc"))?;
+fn attach_proc(prepared: &Prepared) -> Result<(), StepError> {
+    attach_somewhere(&prepared.proc, Path::new("/proc"))?;
     // Of the standard directories, this one is there to be empty.
     let empty = Path::new("/mnt");
     make_dir(empty)?;
-    for name in COVERED_DIRS {
-        cover(empty, &Path::new("/proc").join(name))?;
+    for path in COVERED_DIRS.iter().map(|name| Path::new("/proc").join(name)).filter(|path| path.exists()) {
+        let cover = cover(empty).step(|| format!("cover {}", path.display()))?;
+        attach(&cover, &path).step(|| format!("cover {}", path.display()))?;
     }
-    for name in COVERED_FILES {
-        cover(Path::new("/dev/null"), &Path::new("/proc").join(name))?;
+    for (path, cover) in &prepared.covers {
+        attach(cover, path).step(|| format!("cover {}", path.display()))?;
     }
     Ok(())
 }
 
-fn cover(with: &Path, path: &Path) -> Result<(), StepError> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let cover = clone_of(with, false).step(|| format!("cover {}", path.display()))?;
-    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
-    sys::mount_setattr(&cover, attributes, false).step(|| format!("cover {}", path.display()))?;
-    attach(&cover, path).step(|| format!("cover {}", path.display()))
+/// A mount to put over something that is not to be seen: nothing in it, and nothing to be done with it.
+fn cover(with: &Path) -> io::Result<OwnedFd> {
+    let cover = clone_of(with, false)?;
+    sys::mount_setattr(&cover, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, false)?;
+    Ok(cover)
 }
 
 fn attach_tmp(bytes: u64, disk: Option<OwnedFd>) -> Result<(), StepError> {
