@@ -141,9 +141,6 @@ impl Config {
         if self.idle_timeout_secs == 0 {
             bail!("the idle timeout must be at least one second");
         }
-        if !self.listen.ip().is_loopback() {
-            tracing::debug!(listen = %self.listen, "serving beyond loopback");
-        }
         Ok(())
     }
 

@@ -1,6 +1,5 @@
 //! `firelet serve`: builds everything, serves until told to stop, takes everything down.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -223,11 +222,4 @@ pub fn log_to_stderr(format: LogFormat) {
         LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => builder.json().init(),
     }
-}
-
-/// Where a server of one's own keeps what is not to last.
-pub fn scratch_dir() -> anyhow::Result<(tempfile::TempDir, PathBuf)> {
-    let dir = tempfile::Builder::new().prefix("firelet-").tempdir().context("could not make a directory")?;
-    let path = dir.path().to_owned();
-    Ok((dir, path))
 }

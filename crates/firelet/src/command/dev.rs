@@ -18,7 +18,7 @@ use super::logs::follow;
 use crate::cli::{DevOptions, LogFormat};
 use crate::client::{Client, encoded};
 use crate::config::Config;
-use crate::serve::{Server, log_to_stderr, scratch_dir};
+use crate::serve::{Server, log_to_stderr};
 
 /// Changes come in bursts (an editor writes, renames, sets modes): one deployment for all.
 const QUIET: Duration = Duration::from_millis(100);
@@ -42,7 +42,8 @@ pub async fn run(options: DevOptions) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     log_to_stderr(LogFormat::Text);
-    let (_scratch, data_dir) = scratch_dir()?;
+    let scratch = tempfile::Builder::new().prefix("firelet-").tempdir().context("could not make a directory")?;
+    let data_dir = scratch.path().to_owned();
     // Added runtimes are kept with the usual data; functions of this session are not.
     let runtimes = Config::default().data_dir.join("runtimes");
     let runtime_dirs = if runtimes.is_dir() { vec![runtimes] } else { vec![] };
@@ -131,28 +132,20 @@ fn guess(dir: &Path) -> Option<(String, String)> {
     if is_there("bootstrap") {
         return Some(("provided.al2023".to_owned(), "bootstrap".to_owned()));
     }
-    for (file, handler) in [
-        ("lambda_function.py", "lambda_function.lambda_handler"),
-        ("app.py", "app.handler"),
-        ("index.py", "index.handler"),
-        ("main.py", "main.handler"),
-    ] {
-        if is_there(file) {
-            return Some(("python3.13".to_owned(), handler.to_owned()));
-        }
-    }
-    for (file, handler) in [
-        ("index.mjs", "index.handler"),
-        ("index.js", "index.handler"),
-        ("index.cjs", "index.handler"),
-        ("app.mjs", "app.handler"),
-        ("app.js", "app.handler"),
-    ] {
-        if is_there(file) {
-            return Some(("nodejs22.x".to_owned(), handler.to_owned()));
-        }
-    }
-    is_there("lambda_function.rb").then(|| ("ruby3.4".to_owned(), "lambda_function.lambda_handler".to_owned()))
+    const CUSTOMARY: [(&str, &str, &str); 10] = [
+        ("lambda_function.py", "python3.13", "lambda_function.lambda_handler"),
+        ("app.py", "python3.13", "app.handler"),
+        ("index.py", "python3.13", "index.handler"),
+        ("main.py", "python3.13", "main.handler"),
+        ("index.mjs", "nodejs22.x", "index.handler"),
+        ("index.js", "nodejs22.x", "index.handler"),
+        ("index.cjs", "nodejs22.x", "index.handler"),
+        ("app.mjs", "nodejs22.x", "app.handler"),
+        ("app.js", "nodejs22.x", "app.handler"),
+        ("lambda_function.rb", "ruby3.4", "lambda_function.lambda_handler"),
+    ];
+    let (_, runtime, handler) = CUSTOMARY.iter().find(|(file, ..)| is_there(file))?;
+    Some(((*runtime).to_owned(), (*handler).to_owned()))
 }
 
 /// The folder's name, as far as a function may have it.
