@@ -1,6 +1,6 @@
 //! What isolates one execution environment from the host and from all others.
 //!
-//! Owns the [`Backend`] and [`Sandbox`] traits and the namespace backend. Knows nothing of Lambda: it is told which
+//! Owns the [`Backend`] and [`Sandbox`] traits and their implementations, namespaces and microVMs. Knows nothing of Lambda: it is told which
 //! directories to mount where, which limits to enforce and which processes to run.
 
 pub mod cgroup;
@@ -28,8 +28,10 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct SandboxSpec {
     /// Unique among the live sandboxes of this backend; `[a-z0-9-]`, at most 40 characters.
     pub id: String,
-    /// The read-only root file system.
+    /// The read-only root file system, which many sandboxes have in common.
     pub root: RootFs,
+    /// Directories that only a few sandboxes have in common (code, layers), mounted on top of `root` like its binds.
+    pub mounts: Vec<Bind>,
     /// Size that `/tmp` may grow to, in bytes. Enforced.
     pub tmp_bytes: u64,
     /// Limit on the memory of all processes together, in bytes. `/tmp` does not count where the backend can keep it out.
@@ -39,7 +41,8 @@ pub struct SandboxSpec {
     /// Limit on processes and threads together.
     pub max_tasks: u32,
     /// TCP addresses (loopback, inside the sandbox) to listen on before anything runs; handed back by
-    /// [`Sandbox::take_listeners`] in this order. The sockets live in the sandbox's network namespace, the host accepts.
+    /// [`Sandbox::take_service`] in this order. The sockets live in the sandbox's network namespace, the host accepts. A
+    /// backend whose sandboxes are machines of their own serves inside of them instead.
     pub listen: Vec<SocketAddrV4>,
 }
 
@@ -107,6 +110,15 @@ pub enum Exit {
     Signal(i32),
 }
 
+/// Who answers on the addresses that a sandbox listens on.
+#[derive(Debug)]
+pub enum Service {
+    /// The host: its listening sockets, in order, non-blocking.
+    Host(Vec<std::net::TcpListener>),
+    /// An agent inside: the host's connection to it.
+    Guest(std::os::unix::net::UnixStream),
+}
+
 /// Signals that the platform sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
@@ -143,8 +155,8 @@ pub trait Backend: Send + Sync {
 
 /// One sandbox. Dropping it without [`Sandbox::destroy`] still kills everything inside, without waiting for it.
 pub trait Sandbox: Send + Sync {
-    /// The listening sockets of [`SandboxSpec::listen`], in order; empty the second time.
-    fn take_listeners(&mut self) -> Vec<std::net::TcpListener>;
+    /// What serves the addresses of [`SandboxSpec::listen`]; `None` the second time.
+    fn take_service(&mut self) -> Option<Service>;
 
     /// Starts a process. Allowed in a thawed sandbox at any time, also after another process ended.
     fn spawn<'a>(&'a self, process: ProcessSpec) -> BoxFuture<'a, Result<Process, SpawnError>>;
@@ -165,8 +177,9 @@ pub trait Sandbox: Send + Sync {
     /// Costs microseconds. Called at most once per initialization, and never on the warm path.
     fn set_cpu(&self, cpu_millis: u32);
 
-    /// What has been used so far. Costs microseconds.
-    fn usage(&self) -> Usage;
+    /// What has been used so far; of a frozen sandbox that is a machine of its own, what was known when it was frozen.
+    /// Costs microseconds.
+    fn usage<'a>(&'a self) -> BoxFuture<'a, Usage>;
 
     /// Starts a new measurement of [`Usage::memory_peak_bytes`], where the kernel can.
     fn reset_peak(&self);

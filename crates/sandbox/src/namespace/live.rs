@@ -23,8 +23,8 @@ use crate::cgroup::{Entry, Group, Limits, Version};
 use crate::net::NetworkSlot;
 use crate::tmp_disk::TmpDisk;
 use crate::{
-    BoxFuture, CreateError, FreezeError, Process, ProcessId, ProcessSpec, Sandbox, SandboxSpec, Signal, SpawnError,
-    Usage,
+    BoxFuture, CreateError, FreezeError, Process, ProcessId, ProcessSpec, Sandbox, SandboxSpec, Service, Signal,
+    SpawnError, Usage,
 };
 
 /// Longest word of a failed start that is read, in bytes.
@@ -100,7 +100,7 @@ struct NamespaceSandbox {
     /// The name that its owner gave it; its control group is named after the key, which is known earlier.
     id: String,
     shell: Shell,
-    listeners: Vec<TcpListener>,
+    listeners: Option<Vec<TcpListener>>,
 }
 
 /// Makes everything that depends on nothing but the limits: namespaces, user, control group.
@@ -243,7 +243,7 @@ impl Shell {
                     listener.set_nonblocking(true).map_err(|error| failed("take its sockets", error))?;
                     listeners.push(listener);
                 }
-                Ok((NamespaceSandbox { id, shell: self, listeners }, timings))
+                Ok((NamespaceSandbox { id, shell: self, listeners: Some(listeners) }, timings))
             }
             Some(Built::Failed { step, errno }) => Err(failed(&step, io::Error::from_raw_os_error(errno))),
             None => Err(self.why_init_ended().await),
@@ -267,7 +267,7 @@ impl Shell {
             own_network: network.is_none().then_some(spec.listen),
             has_tmp,
             tmp_bytes: spec.tmp_bytes,
-            binds: spec.root.binds.into_iter().map(|bind| (bind.source, bind.target)).collect(),
+            binds: spec.root.binds.into_iter().chain(spec.mounts).map(|bind| (bind.source, bind.target)).collect(),
             dirs: spec.root.dirs,
             files: files.into_iter().collect(),
             symlinks: spec.root.symlinks.into_iter().collect(),
@@ -360,8 +360,8 @@ impl NamespaceSandbox {
 }
 
 impl Sandbox for NamespaceSandbox {
-    fn take_listeners(&mut self) -> Vec<TcpListener> {
-        std::mem::take(&mut self.listeners)
+    fn take_service(&mut self) -> Option<Service> {
+        self.listeners.take().map(Service::Host)
     }
 
     fn spawn<'a>(&'a self, process: ProcessSpec) -> BoxFuture<'a, Result<Process, SpawnError>> {
@@ -415,9 +415,10 @@ impl Sandbox for NamespaceSandbox {
         }
     }
 
-    fn usage(&self) -> Usage {
+    fn usage<'a>(&'a self) -> BoxFuture<'a, Usage> {
         let group = self.shell.live.group.read().unwrap_or_else(PoisonError::into_inner);
-        group.as_ref().map(Group::usage).unwrap_or_default()
+        let usage = group.as_ref().map(Group::usage).unwrap_or_default();
+        Box::pin(std::future::ready(usage))
     }
 
     fn reset_peak(&self) {

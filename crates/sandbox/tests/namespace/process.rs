@@ -2,7 +2,7 @@
 
 use std::io;
 
-use sandbox::{Exit, Signal, SpawnError};
+use sandbox::{Exit, Service, Signal, SpawnError};
 
 use crate::support::{DEADLINE, Output, process, python, read, rig, run, sh, spawn, spec, wait};
 
@@ -153,8 +153,8 @@ async fn the_server_accepts_on_the_loopback_of_the_sandbox() {
     let mut listening = spec("listen");
     listening.listen = vec!["127.0.0.1:9001".parse().unwrap(), "127.0.0.1:9002".parse().unwrap()];
     let mut sandbox = rig.sandbox_of(listening).await;
-    let listeners = sandbox.take_listeners();
-    assert!(sandbox.take_listeners().is_empty());
+    let Some(Service::Host(listeners)) = sandbox.take_service() else { panic!("no listeners") };
+    assert!(sandbox.take_service().is_none());
     // The first process of a sandbox and a later one.
     for (listener, port) in listeners.into_iter().zip([9001, 9002]) {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();

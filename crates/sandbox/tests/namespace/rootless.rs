@@ -8,7 +8,7 @@ use std::process::Command;
 
 use sandbox::namespace::{Namespace, StartError};
 use sandbox::net::NetworkMode;
-use sandbox::{Backend, Exit, Signal};
+use sandbox::{Backend, Exit, Service, Signal};
 
 use crate::support::{SUPERVISOR, eventually, options, process, python, sh, spawn, spec};
 
@@ -71,7 +71,7 @@ async fn inside_without_root() {
     let mut sandbox = backend.create(spec).await.unwrap();
 
     // The runtime API's way: the server accepts what is connected to inside.
-    let listeners = sandbox.take_listeners();
+    let Some(Service::Host(listeners)) = sandbox.take_service() else { panic!("no listeners") };
     assert_eq!(listeners.len(), 1);
     assert_eq!(listeners[0].local_addr().unwrap(), address.into());
     let listener = tokio::net::TcpListener::from_std(listeners.into_iter().next().unwrap()).unwrap();

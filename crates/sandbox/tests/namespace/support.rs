@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sandbox::namespace::{Helper, Namespace, Options};
 use sandbox::net::NetworkMode;
-use sandbox::{Backend, Bind, Exit, Process, ProcessId, ProcessSpec, RootFs, Sandbox, SandboxSpec};
+use sandbox::{Backend, Bind, Exit, Process, ProcessId, ProcessSpec, RootFs, Sandbox, SandboxSpec, Usage};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
@@ -85,6 +85,7 @@ pub fn spec(id: &str) -> SandboxSpec {
     SandboxSpec {
         id: id.into(),
         root: root(),
+        mounts: vec![],
         tmp_bytes: 64 << 20,
         memory_bytes: 256 << 20,
         cpu_millis: 1000,
@@ -191,6 +192,15 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < deadline, "never came true: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What a sandbox has used, outside of async code; that of a namespace sandbox is known at once.
+pub fn usage_now(sandbox: &dyn Sandbox) -> Usage {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match sandbox.usage().as_mut().poll(&mut context) {
+        std::task::Poll::Ready(usage) => usage,
+        std::task::Poll::Pending => panic!("the usage is not known at once"),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use runtime_api::RuntimeApi;
 use runtimes::{Language, Resolved};
-use sandbox::{Bind, CreateError, ProcessSpec, RootFs, Sandbox, SandboxSpec};
+use sandbox::{Bind, CreateError, ProcessSpec, RootFs, Sandbox, SandboxSpec, Service};
 use telemetry::lines::InitType;
 use tokio::sync::mpsc;
 
@@ -60,7 +60,8 @@ pub(super) async fn launch(
     let code_done = Instant::now();
     let sandbox_spec = SandboxSpec {
         id: sandbox_id,
-        root: root(&resolved, &code),
+        root: root(&resolved),
+        mounts: mounts(&code),
         tmp_bytes: u64::from(spec.tmp_mb) << 20,
         memory_bytes: u64::from(spec.memory_mb) << 20,
         cpu_millis: cpu_millis(spec.memory_mb).max(INIT_CPU_MILLIS),
@@ -72,8 +73,10 @@ pub(super) async fn launch(
         CreateError::Step { .. } | CreateError::SupervisorGone => StartError::Sandbox(chain(&error)),
     })?;
     let broken = |error: std::io::Error| StartError::Sandbox(format!("the runtime api has no socket: {error}"));
-    let listener = sandbox.take_listeners().into_iter().next();
-    let listener = listener.ok_or_else(|| broken(std::io::ErrorKind::NotFound.into()))?;
+    let Some(Service::Host(listeners)) = sandbox.take_service() else {
+        return Err(broken(std::io::ErrorKind::NotFound.into()));
+    };
+    let listener = listeners.into_iter().next().ok_or_else(|| broken(std::io::ErrorKind::NotFound.into()))?;
     listener.set_nonblocking(true).map_err(broken)?;
     let address = listener.local_addr().map_err(broken)?.to_string();
     let listener = tokio::net::TcpListener::from_std(listener).map_err(broken)?;
@@ -114,15 +117,18 @@ pub(super) async fn launch(
     })
 }
 
-/// The runtime's root with the function's code and layers in it.
-fn root(resolved: &Resolved, code: &CodeInPlace) -> RootFs {
+/// The runtime's root, which is the same for all functions of it.
+fn root(resolved: &Resolved) -> RootFs {
     let plan = resolved.root.clone();
-    let mut binds: Vec<Bind> = plan.binds.into_iter().map(|(source, target)| Bind { source, target }).collect();
-    binds.push(Bind { source: code.task.path().to_owned(), target: PathBuf::from("/var/task") });
-    if let Some(opt) = &code.opt {
-        binds.push(Bind { source: opt.path().to_owned(), target: PathBuf::from("/opt") });
-    }
+    let binds = plan.binds.into_iter().map(|(source, target)| Bind { source, target }).collect();
     RootFs { binds, symlinks: plan.symlinks, files: plan.files, dirs: plan.dirs }
+}
+
+/// The function's code and layers.
+fn mounts(code: &CodeInPlace) -> Vec<Bind> {
+    let task = Bind { source: code.task.path().to_owned(), target: PathBuf::from("/var/task") };
+    let opt = code.opt.as_ref().map(|opt| Bind { source: opt.path().to_owned(), target: PathBuf::from("/opt") });
+    std::iter::once(task).chain(opt).collect()
 }
 
 fn runtime_process(

@@ -142,7 +142,7 @@ impl Owner {
         let broken = self.serve().await.err();
         if let Some(error) = &broken {
             tracing::warn!(function = self.spec.function_name, environment = self.log_stream, %error, "an environment broke");
-            self.break_off(error);
+            self.break_off(error).await;
         }
         // The manager need not wait for the teardown, and nobody shall wait for what is not going to be served.
         self.presence.tell_gone(broken.clone());
@@ -343,14 +343,14 @@ impl Owner {
                 Ok(())
             }
             Action::LogEnd { duration, init, status } => {
-                self.log_end(duration, init, &status);
+                self.log_end(duration, init, &status).await;
                 Ok(())
             }
             Action::NotifyReady { initialized } => {
                 self.launched.sandbox.set_cpu(cpu_millis(self.spec.memory_mb));
                 if initialized {
                     let init_us = micros(self.init_began.elapsed());
-                    let memory = self.launched.sandbox.usage().memory_bytes;
+                    let memory = self.launched.sandbox.usage().await.memory_bytes;
                     let timing = crate::host::ColdStart { init_us, ..self.launched.timing };
                     self.presence.host.cold_started(&self.presence.entry, memory, timing);
                 }
@@ -369,7 +369,7 @@ impl Owner {
             Action::Clear { timed_out } => {
                 let reason = if timed_out { ShutdownReason::Timeout } else { ShutdownReason::Failure };
                 self.clear(reason).await?;
-                self.presence.entry.measured(self.launched.sandbox.usage().memory_bytes);
+                self.presence.entry.measured(self.launched.sandbox.usage().await.memory_bytes);
                 self.pending.push_back(Event::Cleared);
                 Ok(())
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use sandbox::{
-    Backend, BoxFuture, CreateError, Exit, FreezeError, ProcessId, ProcessSpec, Sandbox, SandboxSpec, Signal,
+    Backend, BoxFuture, CreateError, Exit, FreezeError, ProcessId, ProcessSpec, Sandbox, SandboxSpec, Service, Signal,
     SpawnError, Usage,
 };
 use tokio::net::unix::pipe::Sender;
@@ -134,7 +134,7 @@ impl Backend for Memory {
             });
             self.sandboxes().push(Arc::downgrade(&inner));
             let live = Arc::clone(&self.live);
-            Ok(Box::new(InMemory { listeners, inner, live }) as Box<dyn Sandbox>)
+            Ok(Box::new(InMemory { listeners: Some(listeners), inner, live }) as Box<dyn Sandbox>)
         })
     }
 
@@ -144,7 +144,7 @@ impl Backend for Memory {
 }
 
 struct InMemory {
-    listeners: Vec<TcpListener>,
+    listeners: Option<Vec<TcpListener>>,
     inner: Arc<Inner>,
     live: Arc<AtomicUsize>,
 }
@@ -234,8 +234,8 @@ fn pipe() -> std::io::Result<(OwnedFd, Sender)> {
 }
 
 impl Sandbox for InMemory {
-    fn take_listeners(&mut self) -> Vec<TcpListener> {
-        std::mem::take(&mut self.listeners)
+    fn take_service(&mut self) -> Option<Service> {
+        self.listeners.take().map(Service::Host)
     }
 
     fn spawn<'a>(&'a self, process: ProcessSpec) -> BoxFuture<'a, Result<sandbox::Process, SpawnError>> {
@@ -283,13 +283,14 @@ impl Sandbox for InMemory {
         Ok(())
     }
 
-    fn usage(&self) -> Usage {
-        Usage {
+    fn usage<'a>(&'a self) -> BoxFuture<'a, Usage> {
+        let usage = Usage {
             memory_peak_bytes: self.inner.peak.load(Ordering::SeqCst),
             memory_bytes: self.inner.memory(),
             cpu: Duration::ZERO,
             oom_kills: 0,
-        }
+        };
+        Box::pin(std::future::ready(usage))
     }
 
     fn set_cpu(&self, cpu_millis: u32) {

@@ -120,10 +120,10 @@ impl Owner {
     }
 
     /// The sandbox broke: the caller is told why, and the log does not end in the middle of the invocation.
-    pub(super) fn break_off(&mut self, error: &StartError) {
+    pub(super) async fn break_off(&mut self, error: &StartError) {
         self.reply(Some(Err(error.clone())));
         if let Some(since) = self.current.as_ref().and_then(|current| current.open_since) {
-            self.log_end(since.elapsed(), None, &Status::Error("Sandbox.Failure".to_owned()));
+            self.log_end(since.elapsed(), None, &Status::Error("Sandbox.Failure".to_owned())).await;
         }
     }
 

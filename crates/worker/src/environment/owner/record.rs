@@ -71,7 +71,7 @@ impl Owner {
     }
 
     /// END and REPORT, after everything that the function has said.
-    pub(super) fn log_end(&mut self, duration: Duration, init: Option<Duration>, status: &Status) {
+    pub(super) async fn log_end(&mut self, duration: Duration, init: Option<Duration>, status: &Status) {
         let Some(current) = &mut self.current else { return };
         if current.open_since.take().is_none() {
             return;
@@ -79,7 +79,7 @@ impl Owner {
         let request_id = current.request.request_id.clone();
         let produced_bytes = current.produced_bytes;
         self.capture.drain();
-        let usage = self.launched.sandbox.usage();
+        let usage = self.launched.sandbox.usage().await;
         self.presence.entry.served(usage.memory_bytes);
         let status = logged(status);
         self.capture.platform(&PlatformEvent::RuntimeDone {
