@@ -11,6 +11,7 @@
 mod archive;
 mod cache;
 mod digest;
+pub mod erofs;
 mod inspect;
 mod layers;
 mod links;
