@@ -32,7 +32,7 @@ serve *arguments:
 bench *arguments:
     scripts/bench {{arguments}}
 
-# boots a kernel with control groups version 2 in an emulated machine and tests Firelet there, about 7 minutes
+# boots an emulated machine with control groups version 2 and KVM and tests Firelet there, see lab/README.md
 lab *checks:
     scripts/lab {{checks}}
 

@@ -1,9 +1,11 @@
 # shellcheck shell=bash
 # What the lab machine is made of, each part cached under .cache/lab by what it holds. Sourced by scripts/lab, which
-# provides `say`, `fail`, `root` and `lab_cache`.
+# provides `say`, `fail`, `root` and `lab_cache`. What makes parts of the cache is called with its lock held.
 
 # Programs of the root file system: what Firelet calls, and what the checks need beside busybox.
 lab_programs=(/usr/bin/python3 /usr/sbin/nft /usr/sbin/mkfs.ext4 /usr/bin/kmod)
+# Libraries that every Rust program asks for.
+lab_libraries=(libc.so.6 libm.so.6 libgcc_s.so.1)
 # What the initramfs needs to reach the disks; ext4 is built into Debian's cloud kernel.
 lab_boot_modules=(virtio_pci virtio_blk)
 
@@ -49,7 +51,7 @@ lab_make_initramfs() {
     [ -e "$lab_initramfs" ] && return 0
     say "lab: making the initramfs"
     rm -f "$lab_cache"/initramfs-*
-    stage=$(mktemp -d "$lab_cache/stage.XXXXXX")
+    stage=$lab_cache/stage.$$
     mkdir -p "$stage"/{bin,lib,proc,sys,dev,root}
     cp "$busybox" "$stage/bin/busybox"
     for path in sh mount umount insmod sleep poweroff switch_root; do ln -s busybox "$stage/bin/$path"; done
@@ -77,8 +79,14 @@ lab_host_files() {
     {
         printf '%s\n' "${lab_programs[@]}"
         find "$library/lib-dynload" -name '*.so'
-        printf '%s\n' "$lab_firelet"
-    } | xargs -r ldd 2>/dev/null | sed -n 's/.*=> \(\/[^ ]*\) (.*/\1/p; s/^\t\(\/[^ ]*\) (.*/\1/p' | sort -u
+    } | lab_needed
+    for library in "${lab_libraries[@]}"; do ldconfig -p | sed -n "s/^\t$library (libc6,x86-64) => //p" | head -n 1; done
+}
+
+# Prints the libraries that the programs named on standard input ask for.
+lab_needed() {
+    # It complains of scripts and of static programs.
+    { xargs -r ldd 2>/dev/null || true; } | sed -n 's/.*=> \(\/[^ ]*\) (.*/\1/p; s/^\t\(\/[^ ]*\) (.*/\1/p' | sort -u
 }
 
 # The root file system, an ext4 image with room to write; sets lab_root.
@@ -88,9 +96,9 @@ lab_make_root() {
     lab_root=$lab_cache/root-$({ echo "$lab_kernel"; cat "$root/lab/image.sh"; xargs stat -L -c '%n %s %Y' <<<"$files"; } | sha256sum | cut -c1-16).img
     [ -e "$lab_root" ] && return 0
     say "lab: making the root file system"
-    rm -f "$lab_cache"/root-*.img
-    stage=$(mktemp -d "$lab_cache/stage.XXXXXX")
-    mkdir -p "$stage"/{dev,proc,sys,run,tmp,root,lab,etc,var/lib,home/user} "$stage"/usr/{bin,sbin,lib,lib64}
+    rm -f "$lab_cache"/root-*.img "$lab_cache"/root-*.files
+    stage=$lab_cache/stage.$$
+    mkdir -p "$stage"/{dev,proc,sys,run,tmp,root,lab,mnt,etc,var/{lib,tmp},home/user} "$stage"/usr/{bin,sbin,lib,lib64}
     for name in bin sbin lib lib64; do ln -s "usr/$name" "$stage/$name"; done
     while read -r file; do
         # Libraries keep the name by which they are asked for; directories are those of a merged Debian.
@@ -114,21 +122,73 @@ lab_make_root() {
     printf '127.0.0.1 localhost\n' >"$stage/etc/hosts"
     cp /etc/mke2fs.conf "$stage/etc/" 2>/dev/null || true
     lab_image "$stage" "$lab_root.new" 3072
+    printf '%s\n' "$files" >"$lab_root.files"
     mv "$lab_root.new" "$lab_root"
     rm -r "$stage"
 }
 
-# The second disk: Firelet and the checks, made anew for each run; sets lab_payload.
+# lab_make_payload FILE COMMAND...: the second disk, made anew for each run: /lab, with what is tried and how it is called.
 lab_make_payload() {
-    local stage
-    lab_payload=$lab_cache/payload.img
-    stage=$(mktemp -d "$lab_cache/stage.XXXXXX")
-    cp -r "$root/lab/guest" "$stage/guest"
-    # Debug information is most of the file, and nobody looks at it in there.
-    strip --strip-debug -o "$stage/firelet" "$lab_firelet" 2>/dev/null || cp "$lab_firelet" "$stage/firelet"
+    local disk=$1 stage=$run/payload pair name part
+    shift
+    mkdir -p "$stage"/{guest,files,tests,lib}
+    cp "$root"/lab/guest/*.py "$root/lab/guest/start" "$stage/guest/"
+    cp -r "$root/lab/guest/function" "$stage/guest/"
+    [ -z "$lab_firelet" ] || lab_copy_program "$lab_firelet" "$stage/firelet"
+    for pair in ${lab_tests[@]+"${lab_tests[@]}"}; do lab_copy_program "${pair#*=}" "$stage/tests/${pair%%=*}"; done
+    [ ${#files[@]} = 0 ] || cp -rL --sparse=always -t "$stage/files" "${files[@]}"
+    [ ${#files[@]} = 0 ] || chmod +x "$stage/files/$(basename "${files[0]}")"
+    {
+        for pair in ${lab_parts[@]+"${lab_parts[@]}"}; do
+            part=${pair#*=} name=$(basename "${pair#*=}")
+            cp -rL --sparse=always "$part" "$stage/$name"
+            echo "export ${pair%%=*}=/lab/$name"
+        done
+        [ -z "$lab_firelet" ] || echo "export FIRELET_BIN=/lab/firelet"
+        for name in RUST_LOG RUST_BACKTRACE; do
+            [ -z "${!name:-}" ] || echo "export $name=$(lab_quoted "${!name}")"
+        done
+        # Libraries that the root file system lacks.
+        find "$stage" -type f -perm -u+x | lab_needed | while read -r part; do
+            [ -e "$stage/lib/$(basename "$part")" ] || grep -qF "/$(basename "$part")" "$lab_root.files" || {
+                cp -L "$part" "$stage/lib/"
+                # shellcheck disable=SC2016 # expanded in the machine
+                echo 'export LD_LIBRARY_PATH=/lab/lib'
+            }
+        done
+        [ ${#files[@]} = 0 ] || echo "cd /lab/files"
+        printf 'exec'
+        for part in "$@"; do printf ' %s' "$(lab_quoted "$part")"; done
+        echo
+    } >"$stage/run"
     chmod -R go+rX "$stage"
-    lab_image "$stage" "$lab_payload" $(($(du -sm "$stage" | cut -f1) + 64))
+    lab_image "$stage" "$disk" $(($(du -sm "$stage" | cut -f1) * 9 / 8 + 64))
     rm -r "$stage"
+}
+
+# Copies a program; debug information is most of the file, and nobody looks at it in there.
+lab_copy_program() { strip --strip-debug -o "$2" "$1" 2>/dev/null || cp -L "$1" "$2"; }
+
+# A word as a shell reads it back.
+lab_quoted() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
+
+# The parts that a microVM is made of; fills lab_parts with `VARIABLE=FILE`. They come from the variables of the same names,
+# or are made by the scripts that make them.
+lab_guest_parts() {
+    lab_parts=()
+    local kernel=${FIRELET_GUEST_KERNEL:-}
+    [ -n "$kernel" ] || [ ! -x "$root/scripts/guest-kernel" ] || kernel=$("$root/scripts/guest-kernel" | tail -n 1)
+    [ -z "$kernel" ] || lab_parts+=("FIRELET_GUEST_KERNEL=$kernel")
+    [ -z "${FIRELET_GUEST_AGENT:-}" ] || lab_parts+=("FIRELET_GUEST_AGENT=$FIRELET_GUEST_AGENT")
+    [ -z "${FIRELET_GUEST_IMAGES:-}" ] || lab_parts+=("FIRELET_GUEST_IMAGES=$FIRELET_GUEST_IMAGES")
+}
+
+# lab_executable TEST: the program that `cargo test --message-format=json` built for a test target, from standard input.
+lab_executable() {
+    python3 -c '
+import json, sys
+built = [m for m in map(json.loads, sys.stdin) if m["reason"] == "compiler-artifact" and m["target"]["name"] == sys.argv[1]]
+sys.exit("cargo built no test named " + sys.argv[1]) if not built else print(built[-1]["executable"])' "$1"
 }
 
 # lab_image DIRECTORY FILE MIB: an ext4 file system with the content of DIRECTORY, all of it root's.
