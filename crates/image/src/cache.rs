@@ -1,15 +1,21 @@
-//! A directory of unpacked trees that stays within a budget: what is in use stays, the rest goes, longest unused first.
+//! A directory of unpacked trees, and of disk images of them, that stays within a budget: what is in use stays, the rest
+//! goes, longest unused first.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::digest::Digest;
+use crate::disk::{ImageError, empty_image, image_of};
 use crate::layers::{MergeError, merge_layers, merged_name};
 use crate::staging::{STAGING_PREFIX, StagingError};
 use crate::unpack::{UnpackError, unpack_zip};
+
+/// What the name of a tree's image has behind the tree's own.
+const IMAGE_SUFFIX: &str = ".erofs";
 
 /// Trees on their way out are renamed to this prefix first, so that nobody takes them for complete.
 const EVICTED_PREFIX: &str = ".evicted-";
@@ -17,7 +23,7 @@ const EVICTED_PREFIX: &str = ".evicted-";
 /// Tells the start of the host in which the trees were written.
 const BOOT_FILE: &str = ".boot-id";
 
-/// Unpacked packages and merged layers on this host. A handle: clones share the cache.
+/// Unpacked packages, merged layers and images of both on this host. A handle: clones share the cache.
 ///
 /// One process at a time owns the directory. Losing it costs time, never data: every tree can be made again.
 #[derive(Debug, Clone)]
@@ -51,7 +57,7 @@ struct Tree {
     last_use: u64,
 }
 
-/// Keeps one tree where it is for as long as it lives.
+/// Keeps one tree or image where it is for as long as it lives.
 #[derive(Debug)]
 pub struct Lease {
     shared: Arc<Shared>,
@@ -76,13 +82,13 @@ impl CodeCache {
             let entry = entry.map_err(StagingError::at("list", &dir))?;
             let path = entry.path();
             let Ok(name) = entry.file_name().into_string() else { continue };
-            let complete = name.parse::<Digest>().is_ok();
+            let complete = name.strip_suffix(IMAGE_SUFFIX).unwrap_or(&name).parse::<Digest>().is_ok();
             if complete && same_boot {
                 let bytes = disk_bytes(&path)?;
                 state.bytes += bytes;
                 state.trees.insert(name, Tree { bytes, leases: 0, last_use: 0 });
             } else if complete || name.starts_with(STAGING_PREFIX) || name.starts_with(EVICTED_PREFIX) {
-                fs::remove_dir_all(&path).map_err(StagingError::at("remove", &path))?;
+                remove(&path).map_err(StagingError::at("remove", &path))?;
             }
         }
         fs::write(&boot_file, boot).map_err(StagingError::at("write", &boot_file))?;
@@ -106,6 +112,20 @@ impl CodeCache {
             _ => merged_name(&paths)?,
         };
         self.lease(name, |dir| merge_layers(&paths, dir), MergeError::Staging)
+    }
+
+    /// An image of a tree of this cache, to be a microVM's disk: an EROFS file system whose root is the tree, with the
+    /// tree's permissions and times, owned by root. Concurrent calls for one tree wait for a single making. The image
+    /// has a lease of its own.
+    pub fn image(&self, tree: &Lease) -> Result<Lease, ImageError> {
+        let name = format!("{}{IMAGE_SUFFIX}", tree.name);
+        self.lease(name.clone(), |dir| image_of(&tree.path, dir, &name), ImageError::Staging)
+    }
+
+    /// An image with nothing in it, for a disk that a function does not have.
+    pub fn empty_image(&self) -> Result<Lease, ImageError> {
+        let name = format!("{}{IMAGE_SUFFIX}", Digest::of(b"nothing"));
+        self.lease(name.clone(), |dir| empty_image(dir, &name), ImageError::Staging)
     }
 
     /// What the trees take on the disk, in bytes. Files shared by hard links count in every tree that has them.
@@ -193,7 +213,7 @@ impl Shared {
                 state.bytes = state.bytes.saturating_sub(tree.bytes);
             }
             drop(state);
-            if let Err(error) = fs::remove_dir_all(&doomed) {
+            if let Err(error) = remove(&doomed) {
                 tracing::warn!(path = %doomed.display(), %error, "could not remove an evicted tree");
             }
         }
@@ -201,7 +221,7 @@ impl Shared {
 }
 
 impl Lease {
-    /// The tree's directory.
+    /// The tree's directory, or the image.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -225,8 +245,17 @@ impl Drop for Lease {
     }
 }
 
-/// What a tree takes on the disk, in bytes.
+/// Removes a tree or an image.
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+/// What a tree or an image takes on the disk, in bytes.
 fn disk_bytes(root: &Path) -> Result<u64, StagingError> {
+    let metadata = fs::symlink_metadata(root).map_err(StagingError::at("examine", root))?;
+    if !metadata.is_dir() {
+        return Ok(metadata.blocks() * 512);
+    }
     let mut bytes = 0;
     let mut pending = vec![root.to_owned()];
     while let Some(directory) = pending.pop() {

@@ -2,7 +2,8 @@
 //!
 //! Owns what happens between the bytes a caller uploaded and the directory that a sandbox mounts at `/var/task` or
 //! `/opt`: [`inspect_zip`] judges an archive, [`unpack_zip`] turns it into a directory named by its digest,
-//! [`merge_layers`] lays layers over each other, and [`CodeCache`] keeps such directories within a budget.
+//! [`merge_layers`] lays layers over each other, and [`CodeCache`] keeps such directories, and disk images of them,
+//! within a budget. [`erofs`] writes such images.
 //! All calls block on the disk; async callers put them on a blocking thread.
 //!
 //! The unpacked trees stay hostile: their symbolic links are checked to stay inside, yet whoever reads a tree on the
@@ -11,6 +12,7 @@
 mod archive;
 mod cache;
 mod digest;
+mod disk;
 pub mod erofs;
 mod inspect;
 mod layers;
@@ -21,6 +23,7 @@ mod unpack;
 
 pub use cache::{CodeCache, Lease};
 pub use digest::{Digest, ParseDigestError};
+pub use disk::ImageError;
 pub use inspect::{ZipInfo, inspect_zip, inspect_zip_within};
 pub use layers::{MergeError, merge_layers};
 pub use plan::{NameProblem, ZipError, ZipLimits};

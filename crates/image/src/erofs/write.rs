@@ -1,10 +1,11 @@
 //! Writes a laid-out image from its first byte to its last, hashing it on the way.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use sha2::Digest as _;
 
 use super::format::{BLOCK, Dirent, FileType, SUPERBLOCK_AT, encode_dir_block, fill_block, superblock};
@@ -162,12 +163,18 @@ impl Image<'_> {
         if !metadata.is_file() || metadata.size() != bytes {
             return Err(changed());
         }
+        let sparse = metadata.blocks() * 512 < bytes;
         let mut left = bytes;
         while left > 0 {
+            if sparse {
+                let hole = hole_at(&file, bytes - left, bytes).map_err(failed)?;
+                self.sink.pad_to(self.sink.position() + hole).map_err(WriteError::Output)?;
+                left -= hole;
+            }
             let room = self.sink.room().map_err(WriteError::Output)?;
             let wanted = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             match file.read(&mut room[..wanted]) {
-                Ok(0) => return Err(changed()),
+                Ok(0) if left > 0 => return Err(changed()),
                 Ok(read) => {
                     self.sink.advance(read);
                     left -= read as u64;
@@ -185,8 +192,20 @@ impl Image<'_> {
 
 /// Opens a file for reading; if it has become a link, a pipe or a device it is neither followed nor waited for.
 fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+/// Length of the hole at a position of a file, which is then set behind it.
+fn hole_at(mut file: &File, position: u64, end: u64) -> io::Result<u64> {
+    let data = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(position)) {
+        Ok(data) => data.clamp(position, end),
+        Err(rustix::io::Errno::NXIO) => end,
+        // This file system does not tell.
+        Err(_) => position,
+    };
+    file.seek(SeekFrom::Start(data))?;
+    Ok(data - position)
 }
 
 /// The image file: everything goes through here in order and is hashed.
