@@ -20,7 +20,8 @@ _FRAME_TEXT = 0xA55A0003
 _FRAME_JSON = 0xA55A0002
 _FRAME_LEVEL = {"DEBUG": 0x08, "INFO": 0x0C, "WARNING": 0x10, "ERROR": 0x14, "CRITICAL": 0x18}
 
-JSON_FORMAT = os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
+# Set by `_take_environment`.
+JSON_FORMAT = False
 
 
 class Invocation:
@@ -318,12 +319,12 @@ class ClientContext(_Record):
 class LambdaContext:
     """What a handler gets as its second argument."""
 
-    # The same in every invocation of an environment.
-    log_group_name = os.environ.get("AWS_LAMBDA_LOG_GROUP_NAME")
-    log_stream_name = os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME")
-    function_name = os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
-    memory_limit_in_mb = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
-    function_version = os.environ.get("AWS_LAMBDA_FUNCTION_VERSION")
+    # The same in every invocation of an environment; set by `_take_environment`.
+    log_group_name = None
+    log_stream_name = None
+    function_name = None
+    memory_limit_in_mb = None
+    function_version = None
     _W3C_FIELDS = ("traceparent", "tracestate", "baggage")
 
     def __init__(self, headers, sink):
@@ -393,6 +394,12 @@ def _json_header(headers, header, name):
 
 def main():
     """Runs the function until the platform ends the process."""
+    prestart = os.environ.get("FIRELET_PRESTART_FD")
+    if prestart:
+        from firelet_prestart import wait
+
+        wait(int(prestart))
+    _take_environment()
     if sys.flags.no_site:
         _set_site()
     task_root = os.environ.get("LAMBDA_TASK_ROOT", os.getcwd())
@@ -421,6 +428,16 @@ def main():
         _serve(api, function, sink)
     finally:
         sink.flush()
+
+
+def _take_environment():
+    global JSON_FORMAT
+    JSON_FORMAT = os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
+    LambdaContext.log_group_name = os.environ.get("AWS_LAMBDA_LOG_GROUP_NAME")
+    LambdaContext.log_stream_name = os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME")
+    LambdaContext.function_name = os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
+    LambdaContext.memory_limit_in_mb = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
+    LambdaContext.function_version = os.environ.get("AWS_LAMBDA_FUNCTION_VERSION")
 
 
 def _set_site():

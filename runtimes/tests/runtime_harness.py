@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import re
+import socket
 import struct
 import subprocess
 import threading
@@ -158,8 +159,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.reply(api.answer, b'{"status":"OK"}\n', {"Content-Type": "application/json"})
 
 
-def run(command, task, handler, invocations=(), env=None, log_fd=False, arguments=()):
-    """Starts a runtime in directory `task` and serves it `invocations`."""
+def run(command, task, handler, invocations=(), env=None, log_fd=False, arguments=(), prestart=None):
+    """Starts a runtime in directory `task` and serves it `invocations`.
+
+    With `prestart`, an environment, it is started with that alone, and is given its own and its directory once it waits.
+    """
     api = _Api(invocations)
     threading.Thread(target=api.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     environment = {
@@ -184,9 +188,17 @@ def run(command, task, handler, invocations=(), env=None, log_fd=False, argument
         read_end, write_end = os.pipe()
         environment["_LAMBDA_TELEMETRY_LOG_FD"] = str(write_end)
         pass_fds = (write_end,)
+    given = None
+    if prestart is not None:
+        ours, theirs = socket.socketpair()
+        given = environment
+        environment = {**prestart, "FIRELET_PRESTART_FD": str(theirs.fileno())}
+        if log_fd:
+            environment["_LAMBDA_TELEMETRY_LOG_FD"] = given.pop("_LAMBDA_TELEMETRY_LOG_FD")
+        pass_fds += (theirs.fileno(),)
     process = subprocess.Popen(
         [*map(str, command), *arguments],
-        cwd=str(task),
+        cwd="/" if given else str(task),
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -194,6 +206,12 @@ def run(command, task, handler, invocations=(), env=None, log_fd=False, argument
         pass_fds=pass_fds,
     )
     collected = {}
+    if given:
+        theirs.close()
+        ours.settimeout(DEADLINE_SECONDS)
+        assert len(ours.recv(1)) == 1
+        ours.sendall(json.dumps({"env": list(given.items()), "cwd": str(task)}).encode())
+        ours.close()
     if log_fd:
         os.close(write_end)
 

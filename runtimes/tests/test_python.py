@@ -421,3 +421,52 @@ def test_the_runtime_api_may_be_a_name(task):
         command = [sys.executable, "-c", code % port]
         output = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(RUNTIMES / "python")})
     assert output.stdout.strip() == str(port), output.stderr
+
+
+PRESTART = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "LEFT_BEHIND": "1", **ENV}
+
+
+@pytest.mark.parametrize("log_fd", [False, True])
+def test_an_interpreter_that_waited_for_its_environment_is_like_one_that_did_not(tmp_path, log_fd):
+    write(tmp_path, {"app.py": """
+import os, random, sys, time
+random.seed(1)
+def look(event, context):
+    print("said")
+    names = [name for name in os.environ if name not in ("PATH", "AWS_LAMBDA_RUNTIME_API", "LC_CTYPE", "_LAMBDA_TELEMETRY_LOG_FD")]
+    return [sorted(names), os.getcwd(), sys.path[0], time.strftime("%Z"), context.function_name]
+"""})
+    env = {**ENV, "TZ": "EST5", "AWS_LAMBDA_LOG_FORMAT": "JSON"}
+    runs = [run(OURS, tmp_path, "app.look", [invocation()], env, log_fd, prestart=prestart) for prestart in (None, PRESTART)]
+    plain, waited = [(ran.post.json, ran.stdout, [frame.message for frame in ran.frames]) for ran in runs]
+    assert waited == plain
+    assert plain[0][3] == "EST" and plain[0][1] == str(tmp_path)
+
+
+def test_an_interpreter_that_waited_and_had_drawn_random_numbers_draws_others():
+    code = "import random, os, sys; sys.path.insert(0, %r); random.seed(7); from firelet_prestart import wait; wait(int(os.environ['FD'])); print(random.random())"
+    drawn = set()
+    for _ in range(2):
+        ours, theirs = socket.socketpair()
+        process = subprocess.Popen(
+            [sys.executable, "-c", code % str(RUNTIMES / "python")],
+            env={"FD": str(theirs.fileno())}, pass_fds=(theirs.fileno(),), stdout=subprocess.PIPE,
+        )
+        theirs.close()
+        assert len(ours.recv(1)) == 1
+        ours.sendall(b'{"env": [], "cwd": "/"}')
+        ours.close()
+        drawn.add(process.communicate(timeout=30)[0])
+        assert process.returncode == 0
+    assert len(drawn) == 2
+
+
+def test_an_interpreter_that_nobody_wanted_ends():
+    ours, theirs = socket.socketpair()
+    process = subprocess.Popen(
+        [*map(str, OURS)], env={"PYTHONPATH": str(RUNTIMES / "python"), "FIRELET_PRESTART_FD": str(theirs.fileno())}, pass_fds=(theirs.fileno(),)
+    )
+    theirs.close()
+    assert len(ours.recv(1)) == 1
+    ours.close()
+    assert process.wait(timeout=30) == 0
