@@ -46,6 +46,8 @@ pub struct Resolved {
     pub wrapper_allowed: bool,
     /// Whether the bootstrap writes frames to `_LAMBDA_TELEMETRY_LOG_FD`.
     pub log_fd: bool,
+    /// Whether the bootstrap can be started before its environment is known (`FIRELET_PRESTART_FD`).
+    pub waits: bool,
 }
 
 impl Resolved {
@@ -163,6 +165,8 @@ impl Catalog {
             language: name.language,
             wrapper_allowed: true,
             log_fd: true,
+            // Not so Node.js: what its generator of random numbers has drawn by then would be the same in all clones.
+            waits: name.language == Language::Python,
         })
     }
 
@@ -235,6 +239,7 @@ fn provided(name: &RuntimeName, root: RootPlan) -> Resolved {
         language: Language::Provided,
         wrapper_allowed: false,
         log_fd: false,
+        waits: false,
     }
 }
 

@@ -38,16 +38,23 @@ pub struct SandboxSpec {
     pub memory_bytes: u64,
     /// CPU share in thousandths of one processor (1,000 = one full CPU).
     pub cpu_millis: u32,
+    /// Processors that a sandbox with a kernel of its own shows, from 1.
+    pub processors: u32,
     /// Limit on processes and threads together.
     pub max_tasks: u32,
     /// TCP addresses (loopback, inside the sandbox) to listen on before anything runs; handed back by
     /// [`Sandbox::take_service`] in this order. The sockets live in the sandbox's network namespace, the host accepts. A
     /// backend whose sandboxes are machines of their own serves inside of them instead.
     pub listen: Vec<SocketAddrV4>,
+    /// The program that will be started with the same `argv`, where it can wait for its environment: a backend that clones
+    /// sandboxes from snapshots has it started already in what it clones, with the environment given here. It finds a socket
+    /// in `FIRELET_PRESTART_FD`, writes one byte to it when it is ready, and reads the rest: a JSON object with `env` (pairs)
+    /// and `cwd`.
+    pub prestart: Option<ProcessSpec>,
 }
 
 /// A read-only root file system put together from host directories.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct RootFs {
     /// Bind mounts, parents first: host directory or file, path inside. All read-only, nosuid, nodev.
     pub binds: Vec<Bind>,
@@ -60,7 +67,7 @@ pub struct RootFs {
 }
 
 /// One read-only bind mount.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Bind {
     /// Existing host path.
     pub source: PathBuf,
@@ -69,7 +76,7 @@ pub struct Bind {
 }
 
 /// A process to start inside a sandbox, as the unprivileged user, without capabilities, under the seccomp filter.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessSpec {
     /// Program (absolute path inside) and arguments.
     pub argv: Vec<String>,

@@ -101,6 +101,22 @@ pub fn for_runtime(spec: &EnvironmentSpec, resolved: &Resolved, own: Particulars
     all.into_iter().collect()
 }
 
+/// What a runtime is started with before it is known for which function.
+pub fn before_the_function(resolved: &Resolved) -> Vec<(String, String)> {
+    let execution_env = resolved.execution_env.as_ref().map(|value| ("AWS_EXECUTION_ENV".to_owned(), value.clone()));
+    resolved.env.iter().cloned().chain(execution_env).collect()
+}
+
+/// Whether a function sets a variable that the loader, the C library or the interpreter reads when a process starts, to
+/// another value than in `start`.
+pub fn matter_at_start(own: &BTreeMap<String, String>, start: &[(String, String)]) -> bool {
+    const PREFIXES: [&str; 6] = ["LD_", "LC_", "PYTHON", "MALLOC_", "GLIBC_", "OPENSSL_"];
+    own.iter().any(|(name, value)| {
+        let read = PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name == "LANG" || name == "LANGUAGE";
+        read && !start.iter().any(|(other, set)| other == name && set == value)
+    })
+}
+
 /// The environment of an external extension: what the runtime has, less what is the runtime's alone.
 pub fn for_extension(runtime: &[(String, String)]) -> Vec<(String, String)> {
     runtime
@@ -117,6 +133,15 @@ mod tests {
 
     use super::*;
     use crate::spec::{CodeRef, LogSettings, VersionKey};
+
+    #[test]
+    fn variables_that_are_read_at_the_start_matter_unless_they_are_the_same() {
+        let start = [("LANG".to_owned(), "en_US.UTF-8".to_owned())];
+        let matter =
+            |name: &str, value: &str| matter_at_start(&BTreeMap::from([(name.to_owned(), value.to_owned())]), &start);
+        assert!(matter("LANG", "C") && matter("PYTHONPATH", "/var/task/lib") && matter("LD_PRELOAD", "/opt/x.so"));
+        assert!(!matter("LANG", "en_US.UTF-8") && !matter("TABLE", "t") && !matter("TZ", "EST5"));
+    }
 
     fn spec() -> EnvironmentSpec {
         EnvironmentSpec {
@@ -162,6 +187,7 @@ mod tests {
             language: runtimes::Language::Python,
             wrapper_allowed: true,
             log_fd: true,
+            waits: true,
         };
         let credentials = Credentials {
             access_key_id: "ASIA".to_owned(),

@@ -86,6 +86,8 @@ pub fn spec(id: &str) -> SandboxSpec {
         id: id.into(),
         root: root(),
         mounts: vec![],
+        processors: 1,
+        prestart: None,
         tmp_bytes: 64 << 20,
         memory_bytes: 256 << 20,
         cpu_millis: 1000,

@@ -22,6 +22,9 @@ const RUNTIME_API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9001);
 /// Memory that buys one full processor, in MB.
 const MEMORY_OF_ONE_CPU_MB: u64 = 1_769;
 
+/// Most processors of a function.
+const MAX_PROCESSORS: u64 = 6;
+
 /// What a first initialization gets at least, in thousandths of a processor: Lambda lends small functions the same.
 const INIT_CPU_MILLIS: u32 = 2_000;
 
@@ -65,7 +68,9 @@ pub(super) async fn launch(
         tmp_bytes: u64::from(spec.tmp_mb) << 20,
         memory_bytes: u64::from(spec.memory_mb) << 20,
         cpu_millis: cpu_millis(spec.memory_mb).max(INIT_CPU_MILLIS),
+        processors: processors(spec.memory_mb),
         max_tasks: host.options.max_tasks,
+        prestart: prestart(spec, &resolved),
         listen: vec![RUNTIME_API],
     };
     let mut sandbox = host.backend.create(sandbox_spec).await.map_err(|error| match error {
@@ -153,6 +158,23 @@ fn runtime_process(
     Ok(ProcessSpec { argv, env, cwd: PathBuf::from("/var/task"), log_fd_env })
 }
 
+/// The runtime's process as it can be started for any function of the runtime; none where this function would find it
+/// started otherwise than its own variables ask for.
+fn prestart(spec: &EnvironmentSpec, resolved: &Resolved) -> Option<ProcessSpec> {
+    let env = variables::before_the_function(resolved);
+    let wrapped = resolved.wrapper_allowed && spec.environment.contains_key(WRAPPER_VARIABLE);
+    if !resolved.waits || wrapped || variables::matter_at_start(&spec.environment, &env) {
+        return None;
+    }
+    let log_fd_env = resolved.log_fd.then(|| LOG_FD_VARIABLE.to_owned());
+    Some(ProcessSpec { argv: resolved.command.clone(), env, cwd: PathBuf::from("/"), log_fd_env })
+}
+
+/// The processors that come with so much memory.
+fn processors(memory_mb: u32) -> u32 {
+    u64::from(memory_mb).div_ceil(MEMORY_OF_ONE_CPU_MB).clamp(1, MAX_PROCESSORS) as u32
+}
+
 /// The share of a processor, in thousandths, that comes with so much memory.
 pub(super) fn cpu_millis(memory_mb: u32) -> u32 {
     u32::try_from(u64::from(memory_mb) * 1_000 / MEMORY_OF_ONE_CPU_MB).unwrap_or(u32::MAX).max(1)
@@ -181,6 +203,7 @@ mod tests {
         assert_eq!(cpu_millis(1_769), 1_000);
         assert_eq!(cpu_millis(128), 72);
         assert_eq!(cpu_millis(10_240), 5_788);
+        assert_eq!([128, 1_769, 1_770, 3_008, 10_240].map(processors), [1, 1, 2, 2, 6]);
     }
 
     #[test]
