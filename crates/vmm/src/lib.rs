@@ -12,3 +12,6 @@
 //! jailed, and the host process believes it no more than it would believe the guest.
 
 pub mod config;
+pub mod devices;
+pub mod event_loop;
+pub mod memory;

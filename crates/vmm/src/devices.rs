@@ -1,0 +1,3 @@
+//! The devices of a machine.
+
+pub mod virtio;
