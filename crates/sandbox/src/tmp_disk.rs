@@ -1,11 +1,10 @@
 //! Disks for `/tmp`: their content counts against a size of their own, not against the memory of the sandbox.
 //!
-//! Owns images, loop devices and their detached mounts; does not attach them anywhere. The page cache of what is
+//! Owns images ([`TmpImages`]), loop devices and their detached mounts; does not attach them anywhere. The page cache of what is
 //! written still belongs to the sandbox' memory, but the kernel can write it out and reuse it, as it cannot with tmpfs.
 //!
 //! Nothing has a name on the host, so nothing is left when the server is killed.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -17,17 +16,16 @@ use crate::host::Loss;
 use crate::pool::Pool;
 
 mod image;
+mod mount;
+mod root;
 
 #[cfg(test)]
 mod tests;
 
-use image::Template;
+pub use image::TmpImages;
 
 /// The size that functions have unless they ask for more, in bytes: made once at the start, to see that it works.
 const USUAL_BYTES: u64 = 512 << 20;
-
-/// How many sizes are remembered; each takes some hundred KiB.
-const MAX_TEMPLATES: usize = 16;
 
 /// Why there is no disk.
 #[derive(Debug, thiserror::Error)]
@@ -85,11 +83,8 @@ impl TmpDisks {
     /// # Errors
     /// The directory cannot be made. Where disks cannot be made that is a loss, not an error.
     pub fn start(options: TmpDiskOptions) -> Result<TmpDisks, TmpDiskError> {
-        std::fs::create_dir_all(&options.dir).map_err(|source| TmpDiskError::Step {
-            step: format!("make directory {}", options.dir.display()),
-            source,
-        })?;
-        let made = Maker::start(options).and_then(|mut maker| {
+        let images = TmpImages::new(options.dir)?;
+        let made = Maker::start(images, options.pool_size).and_then(|mut maker| {
             let first = maker.make(USUAL_BYTES)?;
             // Asking makes it the size that is kept ready.
             let _nothing_yet = maker.pool.take(&USUAL_BYTES);
@@ -153,25 +148,24 @@ fn loss(error: &TmpDiskError) -> Loss {
 
 /// The thread that makes disks: requests first, then the pool.
 struct Maker {
-    options: TmpDiskOptions,
+    images: TmpImages,
     pool: Arc<Pool<u64, TmpDisk>>,
-    templates: HashMap<u64, Template>,
     graves: mpsc::Sender<OwnedFd>,
 }
 
 impl Maker {
-    fn start(options: TmpDiskOptions) -> Result<Maker, TmpDiskError> {
+    fn start(images: TmpImages, pool_size: usize) -> Result<Maker, TmpDiskError> {
         let (graves, dead) = mpsc::channel::<OwnedFd>();
         // Unmounting may take a while; nobody should wait for it, least of all who wants a new disk.
         let bury = move || {
             for mount in dead {
-                image::discard(mount.as_fd());
+                mount::discard(mount.as_fd());
             }
         };
         let thread = std::thread::Builder::new().name("tmp-disks-end".to_owned());
         thread.spawn(bury).map_err(|source| TmpDiskError::Step { step: "start a thread".to_owned(), source })?;
-        let pool = Arc::new(Pool::new(options.pool_size));
-        Ok(Maker { options, pool, templates: HashMap::new(), graves })
+        let pool = Arc::new(Pool::new(pool_size));
+        Ok(Maker { images, pool, graves })
     }
 
     fn run(mut self, requests: &mpsc::Receiver<Request>) {
@@ -209,16 +203,7 @@ impl Maker {
     }
 
     fn make(&mut self, bytes: u64) -> Result<TmpDisk, TmpDiskError> {
-        let dir = &self.options.dir;
-        // Few sizes are in use at a time; one that comes back is laid out again.
-        if self.templates.len() >= MAX_TEMPLATES && !self.templates.contains_key(&bytes) {
-            self.templates.clear();
-        }
-        let template = match self.templates.entry(bytes) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(Template::make(dir, bytes)?),
-        };
-        let mount = template.mount(dir)?;
+        let mount = mount::mounted(&self.images.make(bytes)?)?;
         let last = mount
             .try_clone()
             .map_err(|source| TmpDiskError::Step { step: "duplicate a descriptor".to_owned(), source })?;

@@ -156,3 +156,44 @@ fn where_disks_cannot_be_made_the_loss_is_told() {
         loss.what
     );
 }
+
+#[test]
+fn a_file_for_a_microvm_is_an_empty_disk() {
+    let program = std::env::current_exe().expect("program");
+    let dir = tempfile::tempdir_in(program.parent().expect("directory")).expect("temp dir");
+    let images = TmpImages::new(dir.path().join("images")).expect("directory");
+    let bytes = 64 * MIB;
+    let (one, two) = match (images.make(bytes), images.make(bytes)) {
+        (Ok(one), Ok(two)) => (one, two),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("SKIPPED: {error}");
+            return;
+        }
+    };
+    assert_eq!(std::fs::read_dir(dir.path().join("images")).expect("list").count(), 0);
+    for file in [&one, &two] {
+        let metadata = file.metadata().expect("metadata");
+        assert!(metadata.len() >= bytes && metadata.blocks() * 512 < MIB, "{} blocks", metadata.blocks());
+        // As `file(1)` would find it: the magic number, no journal, and no checksums of the metadata.
+        let mut superblock = [0; 1024];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut superblock, 1024).expect("read");
+        assert_eq!(superblock[0x38..0x3A], [0x53, 0xEF]);
+        assert_eq!((superblock[0x5C] & 4, superblock[0x65] & 4), (0, 0));
+    }
+    let mount = match mount::mounted(&two) {
+        Ok(mount) => mount,
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            return;
+        }
+    };
+    let root = PathBuf::from(format!("/proc/self/fd/{}/.", mount.as_raw_fd()));
+    let metadata = std::fs::metadata(&root).expect("metadata");
+    assert_eq!((metadata.permissions().mode() & 0o7777, metadata.nlink()), (0o1777, 2));
+    assert_eq!(std::fs::read_dir(&root).expect("list").count(), 0);
+    for number in 0..500 {
+        std::fs::create_dir(root.join(format!("directory-{number}"))).expect("make a directory");
+    }
+    assert_eq!(std::fs::read_dir(&root).expect("list").count(), 500);
+    std::fs::write(root.join("lost+found"), "a name like any other").expect("write");
+}
