@@ -8,6 +8,7 @@
 //!   lo 127.0.0.1                                  lo 127.0.0.1      listeners accept on the host's side
 //!   eth0 10.200.0.2 ---- firelet0ac80002
 //!                        firelet0ac80003 -------- eth0 10.200.0.3
+//!   microVM C            firelet0ac80004 (a tap device, whose other end is the machine's network card 10.200.0.4)
 //!                          |  \_ to the host itself, to other sandboxes, to 169.254.0.0/16: dropped
 //!                          \____ anywhere else: forwarded, masqueraded as the host
 //! ```
@@ -115,17 +116,32 @@ pub struct Networks {
 #[derive(Debug)]
 struct MakerHandle {
     requests: mpsc::UnboundedSender<Request>,
-    pool: Arc<Pool<Vec<SocketAddrV4>, Parts>>,
+    pool: Arc<Pool<Wanted, Parts>>,
     subnet: Option<Subnet>,
 }
 
-/// A namespace as the maker hands it over.
+/// What the maker makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wanted {
+    /// A namespace with sockets that listen on these addresses.
+    Namespace(Vec<SocketAddrV4>),
+    /// A tap device in the host's namespace.
+    Tap,
+}
+
+/// A slot as the maker hands it over.
 #[derive(Debug)]
 struct Parts {
-    netns: OwnedFd,
-    listeners: Vec<TcpListener>,
+    plug: Plug,
     address: Option<Ipv4Addr>,
     release: Release,
+}
+
+/// The tenant's end of a slot.
+#[derive(Debug)]
+enum Plug {
+    Namespace { netns: OwnedFd, listeners: Vec<TcpListener> },
+    Tap(OwnedFd),
 }
 
 /// Gives an address back when the slot that has it goes.
@@ -184,26 +200,32 @@ impl Networks {
             let listeners = listen.iter().map(listen_on_host).collect::<Result<_, _>>()?;
             return Ok(NetworkSlot { netns: None, listeners, address: None, resolv_conf, release: None });
         };
-        let parts = match maker.pool.take(&listen.to_vec()) {
-            Some(parts) => {
-                // Without the maker there is no refill, and the next request finds that out.
-                let _ = maker.requests.send(Request::Refill);
-                parts
-            }
-            None => {
-                let (reply, made) = oneshot::channel();
-                let make = Request::Make { listen: listen.to_vec(), reply };
-                maker.requests.send(make).map_err(|_| NetError::Stopped)?;
-                made.await.map_err(|_| NetError::Stopped)??
-            }
-        };
+        let parts = maker.take(Wanted::Namespace(listen.to_vec())).await?;
+        let Plug::Namespace { netns, listeners } = parts.plug else { return Err(NetError::Stopped) };
         Ok(NetworkSlot {
-            netns: Some(parts.netns),
-            listeners: parts.listeners,
+            netns: Some(netns),
+            listeners,
             address: parts.address,
             resolv_conf,
             release: Some(parts.release),
         })
+    }
+
+    /// A cable for a machine of its own; `None` where machines have no network, which is everywhere but under NAT.
+    pub async fn acquire_tap(&self) -> Result<Option<TapSlot>, NetError> {
+        let Some(maker) = self.maker.as_ref().filter(|_| self.mode == NetworkMode::Nat) else { return Ok(None) };
+        let Some(subnet) = maker.subnet else { return Ok(None) };
+        let parts = maker.take(Wanted::Tap).await?;
+        match (parts.plug, parts.address) {
+            (Plug::Tap(tap), Some(address)) => Ok(Some(TapSlot {
+                tap,
+                address,
+                gateway: subnet.gateway(),
+                resolv_conf: resolv::conf(self.mode),
+                release: parts.release,
+            })),
+            _ => Err(NetError::Stopped),
+        }
     }
 
     /// Removes all that was set up on the host; slots in use lose their connection. Idempotent.
@@ -213,6 +235,20 @@ impl Networks {
             let _ = maker.requests.send(Request::Stop(Some(done)));
             let _ = finished.await;
         }
+    }
+}
+
+impl MakerHandle {
+    /// From the pool, or made now.
+    async fn take(&self, wanted: Wanted) -> Result<Parts, NetError> {
+        if let Some(parts) = self.pool.take(&wanted) {
+            // Without the maker there is no refill, and the next request finds that out.
+            let _ = self.requests.send(Request::Refill);
+            return Ok(parts);
+        }
+        let (reply, made) = oneshot::channel();
+        self.requests.send(Request::Make { wanted, reply }).map_err(|_| NetError::Stopped)?;
+        made.await.map_err(|_| NetError::Stopped)?
     }
 }
 
@@ -251,4 +287,19 @@ pub struct NetworkSlot {
     pub resolv_conf: Vec<u8>,
     #[expect(dead_code, reason = "gives the address back when dropped")]
     release: Option<Release>,
+}
+
+/// One machine's network. Dropping it takes the device away and releases the address in the background.
+#[derive(Debug)]
+pub struct TapSlot {
+    /// The tap device (no packet information, `virtio_net_hdr` before each packet), non-blocking.
+    pub tap: OwnedFd,
+    /// The machine's address, with a prefix of 32 bits.
+    pub address: Ipv4Addr,
+    /// The host's end, reachable on the link although it is in no subnet of the machine's.
+    pub gateway: Ipv4Addr,
+    /// Content for `/etc/resolv.conf` inside.
+    pub resolv_conf: Vec<u8>,
+    #[expect(dead_code, reason = "gives the address back when dropped")]
+    release: Release,
 }

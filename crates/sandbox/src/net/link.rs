@@ -14,9 +14,9 @@ use rtnetlink::{AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, L
 use rustix::fs::{Mode, OFlags, open};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use super::NetError;
 use super::rules::INTERFACE_PREFIX;
 use super::subnet::Subnet;
+use super::{NetError, Plug};
 
 /// The sandbox's end of the pair, as it sees it.
 const INSIDE: &str = "eth0";
@@ -28,12 +28,6 @@ pub(super) struct Home {
     netlink: Handle,
     /// Any socket of that namespace: interface numbers are asked for through one.
     socket: UdpSocket,
-}
-
-/// A namespace made by [`Home::make`].
-pub(super) struct Made {
-    pub netns: OwnedFd,
-    pub listeners: Vec<TcpListener>,
 }
 
 fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> NetError {
@@ -76,7 +70,7 @@ impl Home {
 
     /// Makes a namespace with its loopback interface up and sockets listening on `listen`; with `nat`, also an
     /// interface with that address whose other end is here.
-    pub async fn make(&self, listen: &[SocketAddrV4], nat: Option<(Ipv4Addr, Subnet)>) -> Result<Made, NetError> {
+    pub async fn make(&self, listen: &[SocketAddrV4], nat: Option<(Ipv4Addr, Subnet)>) -> Result<Plug, NetError> {
         // SAFETY: a network namespace shares no memory or descriptors with the threads that stay behind; what this
         // thread has open goes on belonging to where it was opened.
         let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
@@ -92,7 +86,7 @@ impl Home {
     }
 
     /// Does the work of [`Home::make`] from inside the new namespace.
-    async fn furnish(&self, listen: &[SocketAddrV4], nat: Option<(Ipv4Addr, Subnet)>) -> Result<Made, NetError> {
+    async fn furnish(&self, listen: &[SocketAddrV4], nat: Option<(Ipv4Addr, Subnet)>) -> Result<Plug, NetError> {
         let netns = current_netns().map_err(step("open the network namespace"))?;
         let inside = netlink().map_err(step("open a netlink socket"))?;
         let up = LinkUnspec::new_with_index(LOOPBACK_INDEX).up().build();
@@ -109,7 +103,7 @@ impl Home {
             .iter()
             .map(|address| bind(address).map_err(step(format!("listen on {address} in the sandbox"))))
             .collect::<Result<_, _>>()?;
-        Ok(Made { netns, listeners })
+        Ok(Plug::Namespace { netns, listeners })
     }
 
     /// Lays the cable: a veth pair, its addresses, and a default route inside.
@@ -137,14 +131,7 @@ impl Home {
             rustix::net::netdevice::name_to_index(socket, name)
                 .map_err(|error| step(format!("find interface {name}"))(error.into()))
         };
-        // The peer address makes the host's route to the sandbox.
-        let mut here = AddressMessageBuilder::<Ipv4Addr>::new().index(index_of(&self.socket, &name)?).build();
-        here.header.prefix_len = 32;
-        here.attributes =
-            vec![AddressAttribute::Local(subnet.gateway().into()), AddressAttribute::Address(address.into())];
-        let mut request = self.netlink.address().add(0, Ipv4Addr::UNSPECIFIED.into(), 32);
-        *request.message_mut() = here;
-        request.execute().await.map_err(failed("give an address to"))?;
+        self.route_to(address, subnet, index_of(&self.socket, &name)?).await.map_err(failed("give an address to"))?;
 
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(step("open a socket in the sandbox"))?;
         let index = index_of(&socket, INSIDE)?;
@@ -155,6 +142,50 @@ impl Home {
         add.await.map_err(failed("give an address to the other end of"))?;
         let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(subnet.gateway()).output_interface(index).onlink();
         inside.route().add(route.build()).execute().await.map_err(failed("route through"))
+    }
+
+    /// Makes a tap device here, for a machine with that address (`Documentation/networking/tuntap.rst` of Linux). It goes
+    /// with its last descriptor.
+    pub async fn make_tap(&self, address: Ipv4Addr, subnet: Subnet) -> Result<Plug, NetError> {
+        let name = host_name(address);
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let tap = open("/dev/net/tun", flags, Mode::empty())
+            .map_err(|error| step("open /dev/net/tun (is the kernel module `tun` there?)")(error.into()))?;
+        // SAFETY: all bytes of an `ifreq` may be zero.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags =
+            (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL) as i16;
+        // SAFETY: the descriptor is open, and the request is an `ifreq` that outlives the call.
+        let made = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF as _, &request) };
+        if made < 0 {
+            let error = match io::Error::last_os_error() {
+                busy if busy.raw_os_error() == Some(libc::EBUSY) => io::ErrorKind::AlreadyExists.into(),
+                other => other,
+            };
+            return Err(step(format!("make interface {name}"))(error));
+        }
+        // As with the other kind: only the host's filters would see what it says.
+        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+        let index = rustix::net::netdevice::name_to_index(&self.socket, &name)
+            .map_err(|error| step(format!("find interface {name}"))(error.into()))?;
+        let up = LinkUnspec::new_with_index(index).up().build();
+        self.netlink.link().set(up).execute().await.map_err(netlink_step(format!("bring up {name}")))?;
+        self.route_to(address, subnet, index).await.map_err(netlink_step(format!("give an address to {name}")))?;
+        Ok(Plug::Tap(tap))
+    }
+
+    /// Gives interface `index` here the gateway's address, with the tenant's as its peer: that makes the host's route.
+    async fn route_to(&self, address: Ipv4Addr, subnet: Subnet, index: u32) -> Result<(), rtnetlink::Error> {
+        let mut here = AddressMessageBuilder::<Ipv4Addr>::new().index(index).build();
+        here.header.prefix_len = 32;
+        here.attributes =
+            vec![AddressAttribute::Local(subnet.gateway().into()), AddressAttribute::Address(address.into())];
+        let mut request = self.netlink.address().add(0, Ipv4Addr::UNSPECIFIED.into(), 32);
+        *request.message_mut() = here;
+        request.execute().await
     }
 
     /// Deletes the interfaces here whose names say that they belong to `subnet`.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::{Arc, mpsc as std_mpsc};
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::link::{Home, read_proc_net};
 use super::rules::Rules;
 use super::subnet::{Addresses, Subnet, routes};
-use super::{NetError, NetOptions, NetworkMode, Parts, Release, resolv};
+use super::{NetError, NetOptions, NetworkMode, Parts, Release, Wanted, resolv};
 use crate::pool::Pool;
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -20,8 +20,8 @@ const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 /// What the thread is asked for.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// A namespace that somebody waits for.
-    Make { listen: Vec<SocketAddrV4>, reply: oneshot::Sender<Result<Parts, NetError>> },
+    /// Something that somebody waits for.
+    Make { wanted: Wanted, reply: oneshot::Sender<Result<Parts, NetError>> },
     /// Something was taken from the pool.
     Refill,
     /// A slot has gone.
@@ -34,7 +34,7 @@ pub(super) enum Request {
 pub(super) struct Maker {
     home: Home,
     nat: Option<Nat>,
-    pool: Arc<Pool<Vec<SocketAddrV4>, Parts>>,
+    pool: Arc<Pool<Wanted, Parts>>,
     requests: mpsc::UnboundedReceiver<Request>,
     back: mpsc::UnboundedSender<Request>,
 }
@@ -53,7 +53,7 @@ impl Maker {
     pub fn start(
         mode: NetworkMode,
         options: &NetOptions,
-        pool: Arc<Pool<Vec<SocketAddrV4>, Parts>>,
+        pool: Arc<Pool<Wanted, Parts>>,
     ) -> Result<(mpsc::UnboundedSender<Request>, Option<Subnet>), NetError> {
         let (sender, requests) = mpsc::unbounded_channel();
         let (ready, started) = std_mpsc::sync_channel(1);
@@ -85,7 +85,7 @@ impl Maker {
     async fn prepare(
         mode: NetworkMode,
         options: &NetOptions,
-        pool: Arc<Pool<Vec<SocketAddrV4>, Parts>>,
+        pool: Arc<Pool<Wanted, Parts>>,
         requests: mpsc::UnboundedReceiver<Request>,
         back: mpsc::UnboundedSender<Request>,
     ) -> Result<Maker, NetError> {
@@ -107,8 +107,8 @@ impl Maker {
             }
             let request = match (waiting.pop_front(), self.pool.wanted()) {
                 (Some(request), _) => request,
-                (None, Some(listen)) => {
-                    if self.refill(listen).await {
+                (None, Some(wanted)) => {
+                    if self.refill(wanted).await {
                         continue;
                     }
                     // What failed now is not tried again before somebody asks.
@@ -123,8 +123,8 @@ impl Maker {
                 },
             };
             match request {
-                Request::Make { listen, reply } => {
-                    let made = self.make(&listen).await;
+                Request::Make { wanted, reply } => {
+                    let made = self.make(&wanted).await;
                     // Whoever asked may have given up; then the parts are dropped, and with them the namespace.
                     let _ = reply.send(made);
                 }
@@ -148,10 +148,10 @@ impl Maker {
     }
 
     /// Makes one for the pool; false if that failed.
-    async fn refill(&mut self, listen: Vec<SocketAddrV4>) -> bool {
-        match self.make(&listen).await {
+    async fn refill(&mut self, wanted: Wanted) -> bool {
+        match self.make(&wanted).await {
             Ok(parts) => {
-                self.pool.put(&listen, parts);
+                self.pool.put(&wanted, parts);
                 true
             }
             Err(error) => {
@@ -161,11 +161,12 @@ impl Maker {
         }
     }
 
-    async fn make(&mut self, listen: &[SocketAddrV4]) -> Result<Parts, NetError> {
+    async fn make(&mut self, wanted: &Wanted) -> Result<Parts, NetError> {
         let Some(nat) = &mut self.nat else {
-            let made = self.home.make(listen, None).await?;
+            let Wanted::Namespace(listen) = wanted else { return Err(NetError::Stopped) };
+            let plug = self.home.make(listen, None).await?;
             let release = Release { address: None, requests: self.back.clone() };
-            return Ok(Parts { netns: made.netns, listeners: made.listeners, address: None, release });
+            return Ok(Parts { plug, address: None, release });
         };
         // An address comes back before the kernel has taken its interface apart; then the next one is tried.
         let mut refused = Vec::new();
@@ -173,7 +174,11 @@ impl Maker {
             let Some(address) = nat.addresses.take() else {
                 break Err(NetError::NoAddress(nat.subnet));
             };
-            match self.home.make(listen, Some((address, nat.subnet))).await {
+            let made = match wanted {
+                Wanted::Namespace(listen) => self.home.make(listen, Some((address, nat.subnet))).await,
+                Wanted::Tap => self.home.make_tap(address, nat.subnet).await,
+            };
+            match made {
                 Err(NetError::Step { source, .. })
                     if source.kind() == io::ErrorKind::AlreadyExists && refused.len() < 1024 =>
                 {
@@ -187,9 +192,9 @@ impl Maker {
             }
         };
         refused.into_iter().for_each(|address| nat.addresses.give(address));
-        let (made, address) = result?;
+        let (plug, address) = result?;
         let release = Release { address: Some(address), requests: self.back.clone() };
-        Ok(Parts { netns: made.netns, listeners: made.listeners, address: Some(address), release })
+        Ok(Parts { plug, address: Some(address), release })
     }
 }
 

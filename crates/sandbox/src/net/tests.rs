@@ -505,3 +505,5 @@ async fn on_the_hosts_network_every_sandbox_has_its_own_port() {
     assert_eq!(networks.losses().len(), 1);
     networks.shutdown().await;
 }
+
+mod tap;
