@@ -12,8 +12,13 @@
 //! wrote is hostile: [`queue`] reads each descriptor once, and a queue that cannot be right ends in
 //! [`Interrupt::needs_reset`], after which the device is not served until the driver resets it.
 
+pub mod block;
+mod buffers;
+pub mod entropy;
 pub mod mmio;
 pub mod queue;
+#[cfg(test)]
+mod testing;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -231,6 +236,17 @@ impl Interrupt {
         self.0.needs_reset.load(Ordering::SeqCst)
     }
 
+    /// [`Interrupt::needs_reset`] because of `error` in a device of type `kind`; nothing more is to be done.
+    pub(crate) fn give_up(&self, kind: u32, error: &queue::QueueError) -> Progress {
+        tracing::warn!(
+            kind,
+            error = error as &dyn std::error::Error,
+            "the driver broke the rules, its device is not served any more"
+        );
+        self.needs_reset();
+        Progress::Done
+    }
+
     /// The interrupt status register.
     fn status(&self) -> u32 {
         self.0.status.load(Ordering::SeqCst)
@@ -267,4 +283,24 @@ impl Interrupt {
         // The write can only fail when the counter is full, and then an interrupt is on its way already.
         let _ = self.0.fd.write(1);
     }
+}
+
+/// All queues of a device that needs all its queues.
+pub(crate) fn queues<const N: usize>(queues: Vec<Queue>) -> Result<[Queue; N], ActivateError> {
+    if let Some(missing) = queues.iter().position(|queue| !queue.ready()) {
+        return Err(ActivateError::QueueMissing(missing));
+    }
+    <[Queue; N]>::try_from(queues).map_err(|queues| ActivateError::QueueMissing(queues.len()))
+}
+
+/// Reads `data` out of a configuration space; what lies outside of it stays as it is.
+pub(crate) fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
+    let Some(rest) = usize::try_from(offset).ok().and_then(|offset| space.get(offset..)) else { return };
+    let len = rest.len().min(data.len());
+    data[..len].copy_from_slice(&rest[..len]);
+}
+
+/// A device's private state as bytes.
+pub(crate) fn encode(state: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(state).expect("plain data can always be encoded into memory")
 }
