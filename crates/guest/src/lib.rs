@@ -12,3 +12,4 @@
 
 pub mod control;
 pub mod frame;
+pub mod runtime;

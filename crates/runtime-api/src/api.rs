@@ -120,6 +120,12 @@ impl RuntimeApi {
         self.shared().lock().machine.registry().snapshot()
     }
 
+    /// Returns when [`Self::extensions`] may have changed since the last time that this returned. For one task; one that
+    /// gives up waiting misses nothing.
+    pub async fn extensions_changed(&self) {
+        self.shared().extensions_changed.notified().await;
+    }
+
     /// Lets a runtime out of `restore/next`, after the snapshot was restored and the environment is ready for its hooks.
     pub fn restore(&self) -> Result<(), RestoreRefused> {
         self.shared().lock().step(Input::Restore).map_err(|_| RestoreRefused)
@@ -163,6 +169,7 @@ pub(crate) struct Shared {
     pub(crate) small_bodies: Semaphore,
     /// Ends the accept loop.
     pub(crate) stop: Notify,
+    extensions_changed: Arc<Notify>,
     calls: AtomicU64,
     /// Calls so far that moved nothing forward.
     idle_calls: AtomicU64,
@@ -180,6 +187,7 @@ struct Inner {
     parked: Vec<(CallId, oneshot::Sender<Reply>)>,
     outcome: Option<oneshot::Sender<Outcome>>,
     events: Option<mpsc::UnboundedSender<Event>>,
+    extensions_changed: Arc<Notify>,
 }
 
 /// What a parked call is answered with.
@@ -194,7 +202,9 @@ impl Shared {
     fn new(options: Options) -> (Self, mpsc::UnboundedReceiver<Event>) {
         // Unbounded by its type, bounded by the protocol: each call adds at most two events.
         let (events, receiver) = mpsc::unbounded_channel();
+        let extensions_changed = Arc::new(Notify::new());
         let inner = Inner {
+            extensions_changed: extensions_changed.clone(),
             machine: Machine::new(options.snapshot),
             generation: 0,
             closed: false,
@@ -206,6 +216,7 @@ impl Shared {
             options,
             small_bodies: Semaphore::new(SMALL_BODIES),
             stop: Notify::new(),
+            extensions_changed,
             calls: AtomicU64::new(0),
             idle_calls: AtomicU64::new(0),
             turn: tokio::sync::Mutex::default(),
@@ -291,7 +302,11 @@ impl Inner {
     }
 
     fn step(&mut self, input: Input) -> Result<(), Refusal> {
-        for action in self.machine.step(input)? {
+        let actions = self.machine.step(input)?;
+        if !self.machine.registry().is_empty() {
+            self.extensions_changed.notify_one();
+        }
+        for action in actions {
             match action {
                 Action::Deliver { call, invocation } => self.answer(call, Reply::Invocation(invocation)),
                 Action::Release { call } => self.answer(call, Reply::Restored),

@@ -357,6 +357,10 @@ impl Registry {
             .all(|extension| matches!(extension.state, State::Ready { .. }) && extension.mailbox.is_empty())
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.extensions.is_empty()
+    }
+
     pub(crate) fn close_registration(&mut self) {
         self.closed = true;
     }
