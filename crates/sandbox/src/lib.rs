@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod host;
+
 pub mod namespace;
 pub mod net;
 mod pool;
@@ -30,7 +31,11 @@ pub struct SandboxSpec {
     pub id: String,
     /// The read-only root file system, which many sandboxes have in common.
     pub root: RootFs,
-    /// Directories that only a few sandboxes have in common (code, layers), mounted on top of `root` like its binds.
+    /// The same as an image (EROFS), for a backend that [takes images](Backend::takes_images). Its file name tells its
+    /// content from any other.
+    pub root_image: Option<PathBuf>,
+    /// What only a few sandboxes have in common (code, layers), mounted on top of `root` like its binds: directories, or
+    /// images of them for a backend that takes images.
     pub mounts: Vec<Bind>,
     /// Size that `/tmp` may grow to, in bytes. Enforced.
     pub tmp_bytes: u64,
@@ -152,6 +157,11 @@ pub struct Usage {
 pub trait Backend: Send + Sync {
     /// Short name for messages: `namespace`, `microvm`.
     fn name(&self) -> &'static str;
+
+    /// Whether file systems are to be given as images: the sandboxes have kernels of their own.
+    fn takes_images(&self) -> bool {
+        false
+    }
 
     /// Makes a sandbox in which no tenant process runs yet. Called once per environment, off the warm path.
     fn create<'a>(&'a self, spec: SandboxSpec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, CreateError>>;

@@ -4,6 +4,7 @@
 //! and its pipes: events come in through channels, the machine decides, the task carries out. Others hold an
 //! [`Environment`], which is a sender.
 
+mod api;
 mod launch;
 mod owner;
 

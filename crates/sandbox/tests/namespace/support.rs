@@ -85,6 +85,7 @@ pub fn spec(id: &str) -> SandboxSpec {
     SandboxSpec {
         id: id.into(),
         root: root(),
+        root_image: None,
         mounts: vec![],
         processors: 1,
         prestart: None,

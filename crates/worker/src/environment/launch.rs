@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use runtime_api::RuntimeApi;
 use runtimes::{Language, Resolved};
-use sandbox::{Bind, CreateError, ProcessSpec, RootFs, Sandbox, SandboxSpec, Service};
+use sandbox::{Bind, CreateError, ProcessSpec, RootFs, Sandbox, SandboxSpec};
 use telemetry::lines::InitType;
 use tokio::sync::mpsc;
 
+use super::api::{Api, Served};
 use crate::host::{CodeInPlace, ColdStart, Inner, StartError, chain};
 use crate::lifecycle::Failure;
 use crate::spec::EnvironmentSpec;
@@ -37,7 +37,7 @@ const WRAPPER_VARIABLE: &str = "AWS_LAMBDA_EXEC_WRAPPER";
 /// Everything an environment has before its first process.
 pub(super) struct Launched {
     pub(super) sandbox: Box<dyn Sandbox>,
-    pub(super) api: RuntimeApi,
+    pub(super) api: Api,
     pub(super) api_events: mpsc::UnboundedReceiver<runtime_api::Event>,
     pub(super) resolved: Arc<Resolved>,
     /// How to start the runtime, or why that cannot be.
@@ -64,6 +64,7 @@ pub(super) async fn launch(
     let sandbox_spec = SandboxSpec {
         id: sandbox_id,
         root: root(&resolved),
+        root_image: None,
         mounts: mounts(&code),
         tmp_bytes: u64::from(spec.tmp_mb) << 20,
         memory_bytes: u64::from(spec.memory_mb) << 20,
@@ -77,24 +78,15 @@ pub(super) async fn launch(
         CreateError::NoRoom(_) => StartError::NoRoom(chain(&error)),
         CreateError::Step { .. } | CreateError::SupervisorGone => StartError::Sandbox(chain(&error)),
     })?;
-    let broken = |error: std::io::Error| StartError::Sandbox(format!("the runtime api has no socket: {error}"));
-    let Some(Service::Host(listeners)) = sandbox.take_service() else {
-        return Err(broken(std::io::ErrorKind::NotFound.into()));
+    let options = runtime_api::Options {
+        function_name: spec.function_name.clone(),
+        function_version: spec.version.clone(),
+        handler: spec.handler.clone(),
+        account_id: spec.account_id.clone(),
+        ..runtime_api::Options::default()
     };
-    let listener = listeners.into_iter().next().ok_or_else(|| broken(std::io::ErrorKind::NotFound.into()))?;
-    listener.set_nonblocking(true).map_err(broken)?;
-    let address = listener.local_addr().map_err(broken)?.to_string();
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(broken)?;
-    let (api, api_events) = RuntimeApi::serve(
-        listener,
-        runtime_api::Options {
-            function_name: spec.function_name.clone(),
-            function_version: spec.version.clone(),
-            handler: spec.handler.clone(),
-            account_id: spec.account_id.clone(),
-            ..runtime_api::Options::default()
-        },
-    );
+    let Served { api, events, address } = Api::serve(sandbox.take_service(), options)?;
+    let address = address.unwrap_or_else(|| RUNTIME_API.to_string());
     let credentials = credentials();
     let own = Particulars { runtime_api: &address, log_stream, initialization_type, credentials: &credentials };
     let env = variables::for_runtime(spec, &resolved, own);
@@ -115,7 +107,7 @@ pub(super) async fn launch(
         extensions,
         sandbox,
         api,
-        api_events,
+        api_events: events,
         resolved,
         _code: code,
         timing,

@@ -133,6 +133,7 @@ impl Owner {
     }
 
     async fn spawn(&mut self, who: Who, process: ProcessSpec) -> Result<ProcessId, Failure> {
+        self.launched.api.settled().await;
         let started = self.launched.sandbox.spawn(process).await.map_err(|error| failure::spawn(&error))?;
         let unreadable = |error: std::io::Error| Failure {
             error_type: "Sandbox.Failure".to_owned(),
