@@ -11,6 +11,7 @@
 //! The guest is hostile, and so is everything that it can write: queues, packets, registers. The VMM process is therefore
 //! jailed, and the host process believes it no more than it would believe the guest.
 
+pub mod bus;
 pub mod config;
 pub mod devices;
 pub mod event_loop;
