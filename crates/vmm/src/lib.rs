@@ -15,4 +15,9 @@ pub mod bus;
 pub mod config;
 pub mod devices;
 pub mod event_loop;
+pub mod host;
 pub mod memory;
+mod process;
+mod wire;
+
+pub use process::run_if_vmm;

@@ -87,12 +87,12 @@ fn run(socket: &OwnedFd) -> Result<Option<Exit>, StepError> {
     let jail = micros(entered);
 
     let making = Instant::now();
-    seccomp::prepare(start.audit).step("compile the system call filters")?;
+    seccomp::prepare(start.audit)?;
     let server = control::Server::new(socket, kvm, start.vcpus, pagemap)?;
     let vm = micros(making);
 
     let filtering = Instant::now();
-    seccomp::confine_device_thread().step("install the system call filter")?;
+    seccomp::confine_device_thread()?;
     let jail = jail.saturating_add(micros(filtering));
     report(socket, &Report::Ready(ShellTimes { process, vm, jail })).step("report to the host")?;
     server.serve()

@@ -14,6 +14,8 @@
 //! Both ends take the other for hostile. A packet is bounded, read whole and exactly; the host takes no descriptors from a
 //! VMM at all: what is long travels in memory files that the host has made.
 
+#![allow(dead_code, unused_imports, reason = "the machine that uses the rest is on its way")]
+
 use std::ops::Range;
 
 use serde::de::DeserializeOwned;

@@ -216,9 +216,7 @@ impl Maker {
         let patience = self.options.patience;
         let (link, ready) = Link::new(spawned, ours, user, patience).map_err(LaunchError::Spawn)?;
         match tokio::time::timeout(patience, ready).await {
-            Ok(Ok(times)) => {
-                Ok(Shell::new(link, vcpus, ShellReport { inside: times, total: begun.elapsed() }))
-            }
+            Ok(Ok(times)) => Ok(Shell::new(link, vcpus, ShellReport { inside: times, total: begun.elapsed() })),
             Ok(Err(_)) => Err(LaunchError::Failed(match link.exited().await {
                 Exit::Failed(reason) => reason,
                 other => format!("{other:?}"),

@@ -9,6 +9,8 @@
 //!
 //! The process is not believed: what it sends is a message that fits the moment, or its end.
 
+#![allow(dead_code, reason = "the machine that uses the rest is on its way")]
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -86,10 +88,10 @@ impl Link {
         user: Option<User>,
         patience: Duration,
     ) -> io::Result<(Link, oneshot::Receiver<ShellTimes>)> {
-        let pidfd = Arc::new(AsyncFd::with_interest(spawned.pidfd, Interest::READABLE)?);
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE | Interest::WRITABLE)?;
+        let pidfd = Arc::new(watched(spawned.pidfd, Interest::READABLE)?);
+        let socket = watched(socket, Interest::READABLE | Interest::WRITABLE)?;
         let (orders, inbox) = mpsc::channel(ORDERS);
-        let (life, watched) = watch::channel(Life::Running);
+        let (life, lived) = watch::channel(Life::Running);
         let (ready, is_ready) = oneshot::channel();
         let task = Task {
             socket,
@@ -107,7 +109,7 @@ impl Link {
             // Only now may somebody else become this user.
             drop(user);
         });
-        Ok((Link { orders, life: watched, pidfd, pid: spawned.pid, patience }, is_ready))
+        Ok((Link { orders, life: lived, pidfd, pid: spawned.pid, patience }, is_ready))
     }
 
     pub fn pid(&self) -> i32 {
@@ -343,6 +345,12 @@ pub(super) fn stream_pair() -> io::Result<(UnixStream, OwnedFd)> {
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
     Ok((UnixStream::from_std(ours)?, theirs.into()))
+}
+
+/// Makes the runtime tell when a descriptor is ready.
+fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is the same open descriptor as long as it lives.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
 async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Received> {

@@ -37,8 +37,7 @@ const MAX_OPEN_FILES: u64 = 4096;
 /// Enters the jail, for good. `netns` is a network namespace to be in; without one it gets an empty one of its own.
 /// `user` is who to become, unless a user namespace leaves no choice.
 pub(super) fn enter(netns: Option<OwnedFd>, user: Option<u32>) -> Result<(), StepError> {
-    let mut namespaces =
-        UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
+    let mut namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
     match &netns {
         Some(netns) => move_into_link_name_space(std::os::fd::AsFd::as_fd(netns), Some(LinkNameSpaceType::Network))
             .step("enter the network namespace")?,
