@@ -100,7 +100,7 @@ fn run(socket: &OwnedFd) -> Result<Option<Exit>, StepError> {
 
 /// The first message, which must be [`Call::Start`]. `None` if the host has gone.
 fn first(socket: &OwnedFd) -> Result<Option<(Start, std::vec::IntoIter<OwnedFd>)>, StepError> {
-    let Received::Packet(packet, fds) = wire::receive(socket, true, true).step("hear from the host")? else {
+    let Received::Packet(packet, fds) = wire::receive(socket, true, wire::MAX_FDS).step("hear from the host")? else {
         return Ok(None);
     };
     match wire::decode(&packet) {

@@ -7,12 +7,12 @@
 //!   Boot | Restore ---------------------------------->   once, with memory, kernel or state, drives
 //!   <---------------------------------------------- Answer
 //!   Pause, Save, Exchange, ... ---------------------->   any time after, answered in order
-//!   Connect, Listen, Accept, Stop ------------------->   not answered
+//!   Connect, Listen, Stop --------------------------->   not answered
 //!   <---------------------------------------------- Incoming, Exit
 //! ```
 //!
-//! Both ends take the other for hostile. A packet is bounded, read whole and exactly; the host takes no descriptors from a
-//! VMM at all: what is long travels in memory files that the host has made.
+//! Both ends take the other for hostile. A packet is bounded, read whole and exactly. The host takes no descriptor from a
+//! VMM but the stream of a connection that it waits for: what is long travels in memory files that the host has made.
 
 #![allow(dead_code, unused_imports, reason = "the machine that uses the rest is on its way")]
 
@@ -56,8 +56,6 @@ pub(crate) enum Call {
     Connect { port: u32 },
     /// The guest may connect to this port of the host.
     Listen { port: u32 },
-    /// A stream for a connection of the guest that was announced as [`Report::Incoming`].
-    Accept { ticket: u64 },
     /// Stops the vCPUs.
     Pause,
     /// Lets them go on.
@@ -77,7 +75,7 @@ pub(crate) enum Call {
 impl Call {
     /// Whether the VMM answers it.
     pub fn is_answered(&self) -> bool {
-        !matches!(self, Call::Connect { .. } | Call::Listen { .. } | Call::Accept { .. } | Call::Stop)
+        !matches!(self, Call::Connect { .. } | Call::Listen { .. } | Call::Stop)
     }
 }
 
@@ -122,8 +120,8 @@ pub(crate) enum Report {
     Ready(ShellTimes),
     /// The answer to the request of this number.
     Answer { id: u64, result: Result<Answer, String> },
-    /// The guest wants a connection to a port that the host listens on.
-    Incoming { ticket: u64, port: u32 },
+    /// The guest has opened a connection to a port that the host listens on; its stream comes with this.
+    Incoming { port: u32 },
     /// The machine has ended; the process ends next.
     Exit(Exit),
 }

@@ -32,6 +32,8 @@ use crate::wire::{self, Answer, Call, Received, Report, Request, ShellTimes};
 const ORDERS: usize = 64;
 /// Connections of a guest that wait for the listener; more are refused.
 const BACKLOG: usize = 64;
+/// Packets that are read after the process has ended; its socket holds fewer unless it is flooded.
+const LAST_WORDS: usize = 1024;
 /// Descriptors that the process may not have taken out of its socket yet, before more orders wait.
 const UNSENT: usize = 16;
 
@@ -125,8 +127,12 @@ impl Link {
         kill(&self.pidfd);
     }
 
+    /// Whether it has ended, noticed by the task or not.
     pub fn has_ended(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         *self.life.borrow() != Life::Running
+            || poll(&mut [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)], Some(&now)) != Ok(0)
     }
 
     /// Waits until the machine has ended.
@@ -216,7 +222,7 @@ impl Task {
             tokio::select! {
                 received = receive(&self.socket), if listening => {
                     let report = match received {
-                        Ok(Received::Packet(packet, _)) => self.handle(&packet),
+                        Ok(Received::Packet(packet, fds)) => self.handle(&packet, fds),
                         // Its process ends next, or should.
                         Ok(Received::Closed) => Err(Exit::Killed),
                         Err(error) => Err(Exit::Failed(format!("a VMM process broke the protocol: {error}"))),
@@ -246,14 +252,13 @@ impl Task {
 
     /// The process has ended: hears its last words and waits for it.
     fn bury(&mut self, listening: bool) {
-        while listening {
-            let Ok(Received::Packet(packet, _)) = wire::receive(self.socket.get_ref(), false, false) else { break };
-            if let Err(exit) = self.handle(&packet) {
-                self.end(exit);
-                break;
-            }
-        }
-        self.end(Exit::Killed);
+        let last_words = std::iter::from_fn(|| match wire::receive(self.socket.get_ref(), false, 1) {
+            Ok(Received::Packet(packet, fds)) if listening => Some((packet, fds)),
+            _ => None,
+        });
+        let last_words: Vec<_> = last_words.take(LAST_WORDS).collect();
+        let exit = last_words.into_iter().find_map(|(packet, fds)| self.handle(&packet, fds).err());
+        self.end(exit.unwrap_or(Exit::Killed));
         let _ = waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), WaitIdOptions::EXITED);
         self.life.send_modify(|life| {
             if let Life::Ended(exit) = life {
@@ -305,7 +310,7 @@ impl Task {
     }
 
     /// Takes in a packet of the process; an error is its end.
-    fn handle(&mut self, packet: &[u8]) -> Result<(), Exit> {
+    fn handle(&mut self, packet: &[u8], fds: Vec<OwnedFd>) -> Result<(), Exit> {
         let broken = |what: &str| Exit::Failed(format!("a VMM process broke the protocol: {what}"));
         match wire::decode(packet).map_err(|error| broken(&error.to_string()))? {
             Report::Ready(times) => {
@@ -319,15 +324,12 @@ impl Task {
                 let _ = answer.send(result.map_err(|reason| wire::plain(&reason)));
                 Ok(())
             }
-            Report::Incoming { ticket, port } => {
+            Report::Incoming { port } => {
                 let streams = self.listeners.get(&port).ok_or_else(|| broken("a connection that nobody waits for"))?;
-                if self.outbox.len() >= UNSENT {
-                    return Err(broken("it opens connections and does not take them"));
-                }
-                let (ours, theirs) = stream_pair().map_err(|error| Exit::Failed(format!("no socket: {error}")))?;
+                let stream = fds.into_iter().next().ok_or_else(|| broken("a connection without a socket"))?;
+                let stream = stream_of(stream).map_err(|_| broken("a connection that is none"))?;
                 // If nobody takes it, it closes, and the VMM resets the guest's end.
-                let _ = streams.try_send(ours);
-                self.post(Call::Accept { ticket }, vec![theirs]);
+                let _ = streams.try_send(stream);
                 Ok(())
             }
             Report::Exit(exit) => Err(match exit {
@@ -353,8 +355,21 @@ fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
+/// The stream that a VMM has passed up, if it is one.
+///
+/// The VMM may have kept it too, and with it a say in whether it blocks; its filter refuses the calls for that.
+fn stream_of(fd: OwnedFd) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketType, sockopt};
+    if sockopt::socket_domain(&fd)? != AddressFamily::UNIX || sockopt::socket_type(&fd)? != SocketType::STREAM {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let stream = std::os::unix::net::UnixStream::from(fd);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
 async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Received> {
-    socket.async_io(Interest::READABLE, |socket| wire::receive(socket, false, false)).await
+    socket.async_io(Interest::READABLE, |socket| wire::receive(socket, false, 1)).await
 }
 
 async fn send(socket: &AsyncFd<OwnedFd>, outbox: &VecDeque<(Vec<u8>, Vec<OwnedFd>)>) -> io::Result<()> {

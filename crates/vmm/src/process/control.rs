@@ -53,7 +53,7 @@ impl<'a> Server<'a> {
         loop {
             self.events.turn(None).step("wait for something to do")?;
             while self.rung.load(Ordering::Relaxed) {
-                match wire::receive(self.socket, false, true) {
+                match wire::receive(self.socket, false, wire::MAX_FDS) {
                     Ok(Received::Packet(packet, fds)) => {
                         if self.handle(&packet, fds)? {
                             return Ok(None);

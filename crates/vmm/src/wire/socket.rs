@@ -45,12 +45,12 @@ pub(crate) fn send(socket: impl AsFd, packet: &[u8], fds: &[BorrowedFd<'_>], wai
     }
 }
 
-/// Receives a packet. `wait` is whether to wait for one, `with_fds` whether descriptors are welcome; if they are not, a
-/// packet with any is an error, and they never become this process's.
-pub(crate) fn receive(socket: impl AsFd, wait: bool, with_fds: bool) -> io::Result<Received> {
+/// Receives a packet. `wait` is whether to wait for one, `most` how many descriptors are welcome; a packet with more is an
+/// error.
+pub(crate) fn receive(socket: impl AsFd, wait: bool, most: usize) -> io::Result<Received> {
     let mut buffer = [0; MAX_PACKET];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut control = RecvAncillaryBuffer::new(if with_fds { &mut space } else { &mut [] });
+    let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = if wait { RecvFlags::CMSG_CLOEXEC } else { RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT };
     let received = loop {
         match recvmsg(&socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags) {
@@ -70,12 +70,12 @@ pub(crate) fn receive(socket: impl AsFd, wait: bool, with_fds: bool) -> io::Resu
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet is too long"));
     }
     if received.flags.contains(ReturnFlags::CTRUNC) {
-        let reason = if with_fds {
-            "descriptors beside a message were lost: raise the limit of open files (ulimit -n)"
-        } else {
-            "a packet carries descriptors that nobody asked for"
-        };
+        // Happens when this process has no descriptors left as well.
+        let reason = "descriptors beside a message were lost: raise the limit of open files (ulimit -n)";
         return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+    }
+    if fds.len() > most {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet carries descriptors that nobody asked for"));
     }
     if received.bytes == 0 {
         // No message is empty, so this is the end.
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn packet(socket: &OwnedFd) -> (Vec<u8>, Vec<OwnedFd>) {
-        match receive(socket, false, true).unwrap() {
+        match receive(socket, false, MAX_FDS).unwrap() {
             Received::Packet(packet, fds) => (packet, fds),
             Received::Closed => panic!("closed"),
         }
@@ -106,24 +106,24 @@ mod tests {
             let closes = |fd| rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC);
             assert!(fds.iter().all(closes));
         }
-        assert_eq!(receive(&two, false, true).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(receive(&two, false, MAX_FDS).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(one);
-        assert!(matches!(receive(&two, false, true).unwrap(), Received::Closed));
+        assert!(matches!(receive(&two, false, MAX_FDS).unwrap(), Received::Closed));
     }
 
     #[test]
     fn what_is_too_long_is_refused_by_both_ends() {
         let (one, two) = pair().unwrap();
         assert!(send(&one, &[0; MAX_PACKET + 1], &[], false).is_err());
-        assert!(send(&one, &[0], &vec![two.as_fd(); MAX_FDS + 1], false).is_err());
+        assert!(send(&one, &[0], &[two.as_fd(); MAX_FDS + 1], false).is_err());
         rustix::io::write(&one, &[0; MAX_PACKET + 1]).unwrap();
-        assert_eq!(receive(&two, false, true).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(receive(&two, false, MAX_FDS).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
     fn descriptors_that_are_not_welcome_do_not_arrive() {
         let (one, two) = pair().unwrap();
-        send(&one, b"gift", &[one.as_fd()], false).unwrap();
-        assert_eq!(receive(&two, false, false).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        send(&one, b"gift", &[one.as_fd(), one.as_fd()], false).unwrap();
+        assert_eq!(receive(&two, false, 1).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }
