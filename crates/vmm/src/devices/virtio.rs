@@ -19,6 +19,7 @@ pub mod mmio;
 pub mod queue;
 #[cfg(test)]
 mod testing;
+pub mod vsock;
 
 use std::io;
 use std::os::fd::RawFd;

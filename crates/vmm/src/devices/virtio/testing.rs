@@ -63,6 +63,11 @@ impl Driver {
         }
     }
 
+    /// The descriptor that the next chain begins with.
+    pub(super) fn next_head(&self) -> u16 {
+        self.next_descriptor
+    }
+
     /// Makes a chain available.
     pub(super) fn submit(&mut self, parts: &[Part]) -> u16 {
         let head = self.next_descriptor;
