@@ -10,6 +10,7 @@
 //! Files of up to [`INLINE_MAX`] bytes lie beside their inode, so that looking one up has read it; all others begin at
 //! a block of their own and can be mapped as they are.
 
+mod fingerprint;
 mod format;
 mod graft;
 mod layout;

@@ -20,6 +20,8 @@ pub struct RootPlan {
     pub files: BTreeMap<PathBuf, Vec<u8>>,
     /// Empty directories and mount points.
     pub dirs: Vec<PathBuf>,
+    /// Host path of the interpreter: what of the system's own directories a copy of the root must have.
+    pub programs: Vec<PathBuf>,
 }
 
 impl RootPlan {
@@ -76,6 +78,7 @@ pub(crate) fn base(data_dir: &Path) -> Result<RootPlan, BootstrapError> {
 /// The root for functions of an interpreter, and the interpreter's path inside.
 pub(crate) fn with_interpreter(data_dir: &Path, installed: &Installed) -> Result<(RootPlan, PathBuf), BootstrapError> {
     let mut root = base(data_dir)?;
+    root.programs.push(installed.binary.clone());
     let in_place = installed.prefix.starts_with("/usr") && !installed.prefix.starts_with("/usr/local");
     if in_place {
         root.dirs.push("/var/lang".into());

@@ -69,6 +69,9 @@ pub struct RootFs {
     pub files: BTreeMap<PathBuf, Vec<u8>>,
     /// Empty directories to make (mount points of `binds`, `/tmp`, `/proc` and `/dev` are made anyway).
     pub dirs: Vec<PathBuf>,
+    /// Host paths of the programs for whose sake the system's own directories are among `binds`: who copies the root
+    /// instead of binding it may leave out what neither these nor a small base system need.
+    pub programs: Vec<PathBuf>,
 }
 
 /// One read-only bind mount.

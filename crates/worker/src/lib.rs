@@ -11,11 +11,13 @@ pub mod lifecycle;
 pub mod testing;
 
 mod capture;
+mod disks;
 mod environment;
 mod failure;
 mod host;
 mod variables;
 
+pub use disks::{DiskError, RootDisk, RootDisks};
 pub use environment::{Environment, Notice, Reply};
 pub use host::{ColdStart, EnvironmentInfo, Options, Parts, StartError, Worker};
 pub use spec::{CodeRef, EnvironmentSpec, InvokeReply, InvokeRequest, LogSettings, VersionKey};

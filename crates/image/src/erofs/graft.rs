@@ -102,7 +102,7 @@ impl Tree {
             if let Some(node) = self.shared.get(&identity) {
                 return Ok(self.name(inside, *node)?);
             }
-            let content = Content::Host { path: host.into(), bytes: metadata.len() };
+            let content = Content::Host { path: host.into(), bytes: metadata.len(), nanos: metadata.mtime_nsec() };
             let node = self.put(inside, attributes, Kind::File(content))?;
             if metadata.nlink() > 1 {
                 self.shared.insert(identity, node);

@@ -293,6 +293,45 @@ fn equal_trees_give_equal_images() {
 }
 
 #[test]
+fn the_fingerprint_tells_trees_apart() {
+    let host = tempfile::tempdir().unwrap();
+    let path = host.path().join("f");
+    let set = |content: &str, seconds: u64| {
+        let mut file = File::create(&path).unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+    };
+    let fingerprint = |change: &dyn Fn(&mut Tree)| {
+        let mut tree = Tree::new();
+        tree.graft(&path, Path::new("/a"), |_| true).unwrap();
+        tree.file("/b", "content", 0o644).unwrap();
+        change(&mut tree);
+        tree.fingerprint()
+    };
+    set("one", 1_000);
+    let first = fingerprint(&|_| ());
+    assert_eq!(fingerprint(&|_| ()), first);
+    let mut all = std::collections::BTreeSet::from([first]);
+    let changes: [&dyn Fn(&mut Tree); 6] = [
+        &|tree| tree.remove("/b"),
+        &|tree| tree.file("/b", "contenu", 0o644).unwrap(),
+        &|tree| tree.file("/b", "content", 0o600).unwrap(),
+        &|tree| tree.symlink("/b", "content", 0o644).unwrap(),
+        &|tree| tree.dir("/b", 0o644).unwrap(),
+        &|tree| tree.dir("/c", 0o755).unwrap(),
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        assert!(all.insert(fingerprint(change)), "change {index}");
+    }
+    set("three", 1_000);
+    assert!(all.insert(fingerprint(&|_| ())));
+    set("one", 1_001);
+    assert!(all.insert(fingerprint(&|_| ())));
+    set("one", 1_000);
+    assert!(!all.insert(fingerprint(&|_| ())));
+}
+
+#[test]
 fn content_beyond_four_gigabytes_is_in_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let large = dir.path().join("large");

@@ -88,7 +88,12 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) enum Content {
     Bytes(Box<[u8]>),
-    Host { path: Box<Path>, bytes: u64 },
+    /// `nanos` completes the time of the last change.
+    Host {
+        path: Box<Path>,
+        bytes: u64,
+        nanos: i64,
+    },
 }
 
 impl Content {

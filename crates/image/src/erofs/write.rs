@@ -125,7 +125,7 @@ impl Image<'_> {
             Kind::Dir(_) => self.directory(inode).map_err(WriteError::Output),
             Kind::Link(target) => self.sink.put(target).map_err(WriteError::Output),
             Kind::File(Content::Bytes(bytes)) => self.sink.put(bytes).map_err(WriteError::Output),
-            Kind::File(Content::Host { path, bytes }) => self.host_file(path, *bytes),
+            Kind::File(Content::Host { path, bytes, .. }) => self.host_file(path, *bytes),
         }
     }
 

@@ -118,7 +118,7 @@ pub(super) async fn launch(
 fn root(resolved: &Resolved) -> RootFs {
     let plan = resolved.root.clone();
     let binds = plan.binds.into_iter().map(|(source, target)| Bind { source, target }).collect();
-    RootFs { binds, symlinks: plan.symlinks, files: plan.files, dirs: plan.dirs }
+    RootFs { binds, symlinks: plan.symlinks, files: plan.files, dirs: plan.dirs, programs: plan.programs }
 }
 
 /// The function's code and layers.
