@@ -60,7 +60,7 @@ pub trait VirtioDevice: Send {
     /// The driver says that it made buffers of a queue available (or may have). Never called unless active.
     fn notified(&mut self, queue: usize) -> Progress;
     /// The descriptors of its own that it wants watched now. A descriptor that takes the place of a closed one must have
-    /// another token.
+    /// another token; and only one that was never duplicated may be closed, as no epoll instance forgets it otherwise.
     fn watched(&self) -> Vec<Watched>;
     /// One of them is ready. May be called for a token that is no longer watched. `true` if the watched set has changed.
     fn ready(&mut self, token: u32, events: EventSet) -> bool;
