@@ -26,6 +26,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use self::registers::Registers;
 pub use self::worker::Worker;
 use super::{Activation, Interrupt, StateError, VirtioDevice};
+use crate::bus::BusDevice;
 use crate::memory::Memory;
 
 /// Size of the window in bytes.
@@ -193,37 +194,6 @@ impl Transport {
         let _ = self.shared.kick.write(1);
     }
 
-    /// Reads a register or the configuration space. What cannot be read is zero.
-    pub fn read(&mut self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        if let Some(offset) = offset.checked_sub(registers::CONFIG) {
-            lock(&self.shared.device).read_config(offset, data);
-        } else if data.len() == 4 && offset.is_multiple_of(4) {
-            data.copy_from_slice(&self.registers.read(offset, &self.shared.interrupt).to_le_bytes());
-        }
-    }
-
-    /// Writes a register or the configuration space. What cannot be written is ignored.
-    pub fn write(&mut self, offset: u64, data: &[u8]) {
-        if let Some(offset) = offset.checked_sub(registers::CONFIG) {
-            lock(&self.shared.device).write_config(offset, data);
-            return;
-        }
-        let Ok(value) = <[u8; 4]>::try_from(data).map(u32::from_le_bytes) else { return };
-        match self.registers.write(offset, value) {
-            registers::Effect::None => {}
-            registers::Effect::Notify(queue) => {
-                // An ioeventfd takes these before they get here; without one this does the same.
-                if let Some(notifier) = self.shared.notifiers.get(queue) {
-                    let _ = notifier.write(1);
-                }
-            }
-            registers::Effect::Acknowledge(bits) => self.shared.interrupt.acknowledge(bits),
-            registers::Effect::Reset => self.reset(),
-            registers::Effect::DriverReady => self.start(),
-        }
-    }
-
     fn activation(&self) -> Option<Activation> {
         let features = self.registers.accepted;
         let queues = self.registers.build(&self.memory)?;
@@ -256,6 +226,39 @@ impl Transport {
         let _device = lock(&self.shared.device);
         self.shared.interrupt.clear();
         self.poke();
+    }
+}
+
+impl BusDevice for Transport {
+    // Reads a register or the configuration space. What cannot be read is zero.
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(offset) = offset.checked_sub(registers::CONFIG) {
+            lock(&self.shared.device).read_config(offset, data);
+        } else if data.len() == 4 && offset.is_multiple_of(4) {
+            data.copy_from_slice(&self.registers.read(offset, &self.shared.interrupt).to_le_bytes());
+        }
+    }
+
+    // Writes a register or the configuration space. What cannot be written is ignored.
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if let Some(offset) = offset.checked_sub(registers::CONFIG) {
+            lock(&self.shared.device).write_config(offset, data);
+            return;
+        }
+        let Ok(value) = <[u8; 4]>::try_from(data).map(u32::from_le_bytes) else { return };
+        match self.registers.write(offset, value) {
+            registers::Effect::None => {}
+            registers::Effect::Notify(queue) => {
+                // An ioeventfd takes these before they get here; without one this does the same.
+                if let Some(notifier) = self.shared.notifiers.get(queue) {
+                    let _ = notifier.write(1);
+                }
+            }
+            registers::Effect::Acknowledge(bits) => self.shared.interrupt.acknowledge(bits),
+            registers::Effect::Reset => self.reset(),
+            registers::Effect::DriverReady => self.start(),
+        }
     }
 }
 
