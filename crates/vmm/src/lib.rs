@@ -18,6 +18,7 @@ pub mod event_loop;
 pub mod host;
 pub mod memory;
 mod process;
+pub mod snapshot;
 mod wire;
 
 pub use process::run_if_vmm;
