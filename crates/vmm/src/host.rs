@@ -10,6 +10,7 @@
 
 mod launcher;
 mod link;
+mod microvm;
 mod pool;
 mod shell;
 mod spawn;
@@ -17,8 +18,9 @@ mod users;
 
 pub use launcher::{Extras, Jail, LaunchError, Launcher, Options, Users as UserRange};
 pub use link::CallError;
+pub use microvm::{Diff, Listener, MachineReport, MicroVm, SnapshotError};
 pub use pool::PoolCounters;
-pub use shell::{Shell, ShellReport};
+pub use shell::{After, Attached, Kernel, MachineError, Shell, ShellReport};
 pub use spawn::Program;
 
 pub use crate::wire::{MachineTimes, ShellTimes};

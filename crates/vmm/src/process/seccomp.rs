@@ -139,3 +139,6 @@ fn compile(audit: bool) -> Result<Filters, seccompiler::BackendError> {
     };
     Ok(Filters { device: build(device)?, vcpu: build(vcpu)? })
 }
+
+#[cfg(test)]
+mod tests;

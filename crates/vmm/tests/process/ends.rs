@@ -1,5 +1,7 @@
 //! How processes end, and that nothing else ends with them.
 
+use std::io::{BufRead, BufReader};
+
 use rustix::process::{Pid, Signal, kill_process};
 use vmm::config::Exit;
 use vmm::host::Extras;
@@ -54,4 +56,41 @@ async fn futures<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         results.push(soon(task).await.unwrap());
     }
     results
+}
+
+/// Tells a test program that it is the host process to be killed.
+const ROLE: &str = "VMM_TEST_HOST";
+
+#[tokio::test]
+async fn a_killed_host_takes_its_processes_with_it_even_stopped_ones() {
+    if std::env::var_os(ROLE).is_some() {
+        return be_a_host().await;
+    }
+    if launcher().is_none() {
+        return;
+    }
+    let name = "ends::a_killed_host_takes_its_processes_with_it_even_stopped_ones";
+    let mut host = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(ROLE, "yes")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = BufReader::new(host.stdout.take().unwrap());
+    let line = output.lines().map(Result::unwrap).find_map(|line| Some(line.split_once("shells: ")?.1.to_owned()));
+    let pids: Vec<i32> = line.unwrap().split(' ').map(|pid| pid.parse().unwrap()).collect();
+    assert!(pids.len() == 2 && pids.iter().all(|pid| lives(*pid)));
+    // This one cannot notice by itself that its host is gone.
+    kill_process(Pid::from_raw(pids[0]).unwrap(), Signal::STOP).unwrap();
+    host.kill().unwrap();
+    host.wait().unwrap();
+    wait_for("the shells to end", || !pids.iter().any(|pid| lives(*pid))).await;
+}
+
+async fn be_a_host() {
+    let launcher = launcher().unwrap();
+    let one = launcher.shell(1, Extras::default()).await.unwrap();
+    let two = launcher.shell(1, Extras::default()).await.unwrap();
+    println!("shells: {} {}", one.pid(), two.pid());
+    std::future::pending::<()>().await;
 }

@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod ends;
+mod figures;
+mod hostile;
 mod jail;
 mod pool;
+mod rootless;
 mod support;
