@@ -12,6 +12,7 @@
 //! wrote is hostile: [`queue`] reads each descriptor once, and a queue that cannot be right ends in
 //! [`Interrupt::needs_reset`], after which the device is not served until the driver resets it.
 
+pub mod balloon;
 pub mod block;
 mod buffers;
 pub mod entropy;

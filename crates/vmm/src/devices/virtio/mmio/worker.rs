@@ -54,6 +54,9 @@ impl Worker {
             // Not now: the loop has others to look after first.
             let _ = notifier.write(1);
         }
+        drop(device);
+        // What the driver made available may let the device go on with descriptors of its own, or end them.
+        self.watch();
     }
 
     fn device_ready(&mut self) {
@@ -74,6 +77,9 @@ impl Worker {
     /// Brings the epoll instance in line with what the device wants watched now: nothing, unless it is active.
     fn watch(&mut self) {
         let wanted = Self::active(&self.shared).map_or_else(Vec::new, |device| device.watched());
+        if wanted == self.watched {
+            return;
+        }
         for old in &self.watched {
             if !wanted.iter().any(|new| new.fd == old.fd) {
                 // If it is closed the kernel has forgotten it already.
