@@ -14,6 +14,9 @@ use super::unneeded;
 /// Mount points that a machine of its own has besides those that the root names.
 const MOUNT_POINTS: &[&str] = &["/dev", "/opt", "/proc", "/run", "/sys", "/tmp", "/var/task"];
 
+/// What is told of name servers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// Builds the tree: binds, each hiding what was at its target, then directories, links and files.
 pub(super) fn tree(root: &RootFs) -> Result<Tree, GraftError> {
     let mut tree = Tree::new();
@@ -54,6 +57,10 @@ pub(super) fn tree(root: &RootFs) -> Result<Tree, GraftError> {
     }
     for (path, target) in &root.symlinks {
         tree.symlink(path, target, 0o777)?;
+    }
+    // To be covered by what a sandbox is told of its network; a file is mounted over a file only.
+    if !root.files.contains_key(Path::new(RESOLV_CONF)) {
+        tree.file(RESOLV_CONF, "", 0o644)?;
     }
     for (path, content) in &root.files {
         tree.file(path, content.as_slice(), 0o644)?;

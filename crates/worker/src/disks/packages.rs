@@ -2,7 +2,7 @@
 //!
 //! Formats: `deb-control(5)` for the fields and relations, `dpkg-query(1)` for what an installed package is.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -80,7 +80,7 @@ const NEVER: &[&str] = &[
 #[derive(Debug)]
 pub(super) struct Packages {
     info: PathBuf,
-    by_name: HashMap<String, Package>,
+    by_name: BTreeMap<String, Package>,
     /// Names that are not a package's own, and who provides them.
     provided: HashMap<String, String>,
 }
@@ -102,7 +102,7 @@ impl Packages {
         let status = String::from_utf8_lossy(&fs::read(dir.join("status")).ok()?).into_owned();
         let all: Vec<Package> = status.split("\n\n").map(Package::parse).filter(|package| package.installed).collect();
         let native = all.iter().find(|package| package.name == "dpkg").map(|package| package.architecture.clone())?;
-        let mut by_name = HashMap::new();
+        let mut by_name = BTreeMap::new();
         let mut provided = HashMap::new();
         for package in all {
             if package.architecture == native || package.architecture == "all" {
@@ -138,15 +138,25 @@ impl Packages {
 
     /// What a package has put on the system, directories among it; some of it may be gone.
     pub(super) fn files(&self, name: &str) -> Vec<PathBuf> {
-        let architecture = self.by_name.get(name).map_or("", |package| &package.architecture);
-        let list = fs::read_to_string(self.info.join(format!("{name}.list")))
-            .or_else(|_| fs::read_to_string(self.info.join(format!("{name}:{architecture}.list"))));
-        list.unwrap_or_default().lines().map(PathBuf::from).collect()
+        self.list(name).lines().map(PathBuf::from).collect()
     }
 
     /// The package that a file belongs to, by any of the paths that lead to it.
     pub(super) fn owner(&self, paths: &[PathBuf]) -> Option<String> {
-        self.by_name.keys().find(|name| self.files(name).iter().any(|file| paths.contains(file))).cloned()
+        // A line of the list; the first one is always the root.
+        let lines: Vec<String> = paths.iter().map(|path| format!("\n{}\n", path.display())).collect();
+        let owns = |name: &String| {
+            let list = self.list(name);
+            lines.iter().any(|line| list.contains(line))
+        };
+        self.by_name.keys().find(|name| owns(name)).cloned()
+    }
+
+    fn list(&self, name: &str) -> String {
+        let architecture = self.by_name.get(name).map_or("", |package| &package.architecture);
+        fs::read_to_string(self.info.join(format!("{name}.list")))
+            .or_else(|_| fs::read_to_string(self.info.join(format!("{name}:{architecture}.list"))))
+            .unwrap_or_default()
     }
 }
 

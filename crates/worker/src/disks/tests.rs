@@ -143,6 +143,7 @@ fn the_image_shows_what_the_binds_would() {
     assert!(inside("var/lang/lib/python3.12/__pycache__/os.cpython-312.pyc").is_file());
     assert!(!inside("var/lang/include").exists() && !inside("var/lang/lib/python3.12/test").exists());
     assert_eq!(fs::read_to_string(inside("etc/hosts")).unwrap(), "hosts");
+    assert!(inside("etc/resolv.conf").is_file());
     for mount_point in ["mine", "var/task", "opt", "proc", "sys", "dev", "run"] {
         assert!(inside(mount_point).is_dir(), "{mount_point}");
     }

@@ -1,5 +1,5 @@
 //! What no function needs of a system or of an interpreter: documentation, translations, headers, static libraries, test
-//! suites, and what only serves to build the interpreter's extensions.
+//! suites, compilers, kernels, and what only serves to build the interpreter's extensions.
 
 use std::path::Path;
 
@@ -8,9 +8,13 @@ const OF_SYSTEM: &[&str] = &[
     "usr/games",
     "usr/include",
     "usr/lib/debug",
+    "usr/lib/firmware",
+    "usr/lib/gcc",
+    "usr/lib/modules",
     "usr/lib/systemd",
     "usr/lib/udev",
     "usr/lib/locale/locale-archive",
+    "usr/libexec/gcc",
     "usr/local",
     "usr/share/applications",
     "usr/share/bash-completion",
