@@ -1,3 +1,6 @@
 //! The devices of a machine.
 
+pub mod reset;
+pub mod serial;
 pub mod virtio;
+pub mod vmgenid;

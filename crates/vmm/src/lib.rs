@@ -11,14 +11,18 @@
 //! The guest is hostile, and so is everything that it can write: queues, packets, registers. The VMM process is therefore
 //! jailed, and the host process believes it no more than it would believe the guest.
 
+pub mod arch;
 pub mod bus;
 pub mod config;
 pub mod devices;
 pub mod event_loop;
 pub mod host;
+pub mod loader;
+pub mod machine;
 pub mod memory;
 mod process;
 pub mod snapshot;
+pub mod vcpu;
 mod wire;
 
 pub use process::run_if_vmm;
