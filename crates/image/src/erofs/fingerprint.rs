@@ -15,7 +15,17 @@ impl Tree {
     pub fn fingerprint(&self) -> Digest {
         let mut hash = sha2::Sha256::new_with_prefix(WRITER);
         let mut pending = vec![Self::ROOT];
+        let mut order = vec![None; self.len()];
+        let mut next = 0u64;
         while let Some(id) = pending.pop() {
+            if let Some(first) = order[id] {
+                // Another name of a file that was seen under its first.
+                hash.update([b's']);
+                hash.update(u64::to_le_bytes(first));
+                continue;
+            }
+            order[id] = Some(next);
+            next += 1;
             let node = self.node(id);
             let attributes = node.attributes;
             hash.update(attributes.mode.to_le_bytes());
@@ -35,7 +45,6 @@ impl Tree {
                 Kind::Link(target) => part(b'l', target),
                 Kind::Dir(names) => {
                     part(b'd', &(names.len() as u64).to_le_bytes());
-                    // A file of two names counts twice; which of its names are one file does not count.
                     for (name, child) in names {
                         part(b'n', name);
                         pending.push(*child);

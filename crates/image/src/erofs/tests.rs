@@ -312,7 +312,9 @@ fn the_fingerprint_tells_trees_apart() {
     let first = fingerprint(&|_| ());
     assert_eq!(fingerprint(&|_| ()), first);
     let mut all = std::collections::BTreeSet::from([first]);
-    let changes: [&dyn Fn(&mut Tree); 6] = [
+    let changes: [&dyn Fn(&mut Tree); 8] = [
+        &|tree| tree.hard_link("/b", "/c").unwrap(),
+        &|tree| tree.file("/c", "content", 0o644).unwrap(),
         &|tree| tree.remove("/b"),
         &|tree| tree.file("/b", "contenu", 0o644).unwrap(),
         &|tree| tree.file("/b", "content", 0o600).unwrap(),
