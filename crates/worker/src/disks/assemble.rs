@@ -1,6 +1,8 @@
 //! From a root that is put together by bind mounts to the tree of an image that looks the same inside.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use image::erofs::{GraftError, Tree};
@@ -34,7 +36,7 @@ pub(super) fn tree(root: &RootFs) -> Result<Tree, GraftError> {
         })?;
     }
     let hidden = |path: &Path| other.iter().any(|bind| path.starts_with(&bind.target));
-    let wanted = |path: &Path| !hidden(path) && !unneeded::in_system(path);
+    let wanted = |path: &Path| !hidden(path) && !unneeded::in_system(path) && is_for_everybody(path);
     if !system.is_empty() {
         match system::choose(Packages::read(Path::new(DPKG)).as_ref(), &root.programs, libraries) {
             Choice::Everything => {
@@ -70,6 +72,12 @@ pub(super) fn tree(root: &RootFs) -> Result<Tree, GraftError> {
 
 fn is_system(bind: &Bind) -> bool {
     bind.source == bind.target && system::is_system(&bind.source)
+}
+
+/// Whether a function could read what is at a path of the system. What it could not is nothing that a server without
+/// privileges could copy either.
+fn is_for_everybody(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink() || found.permissions().mode() & 0o004 != 0)
 }
 
 /// Takes those of `paths`, all in `directory`, that are still there.

@@ -7,7 +7,8 @@
 //!
 //! together with what installing them has made (compiled Python modules, the chosen alternatives), and the shared
 //! libraries that interpreters outside the system are linked with. Elsewhere, or if a program belongs to no package, it is
-//! everything. In both cases without documentation, translations, headers and static libraries (`unneeded.rs`).
+//! everything. In both cases without documentation, translations, headers and static libraries (`unneeded.rs`), and
+//! without what only root may read.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
