@@ -17,6 +17,7 @@ pub mod block;
 mod buffers;
 pub mod entropy;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 #[cfg(test)]
 mod testing;

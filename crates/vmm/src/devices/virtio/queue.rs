@@ -1,6 +1,8 @@
 //! The device's side of a split virtqueue (2.7): takes chains of descriptors, each read once and checked as a whole, and
 //! gives them back.
 
+use std::sync::atomic::Ordering;
+
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestAddress;
@@ -100,6 +102,12 @@ impl Virtqueue {
     /// Puts the chain that was taken last back, to take it again later.
     pub fn undo_pop(&mut self) {
         self.queue.go_to_previous_position();
+    }
+
+    /// Whether more than `count` chains are available.
+    pub fn has_more_than(&self, memory: &Memory, count: usize) -> Result<bool, QueueError> {
+        let available = self.queue.avail_idx(memory, Ordering::Acquire).map_err(QueueError::Ring)?;
+        Ok(usize::from(available.0.wrapping_sub(self.queue.next_avail())) > count)
     }
 
     /// Gives a chain back, of whose writable buffers the first `written` bytes were written.
