@@ -10,13 +10,14 @@
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use std::{env, io, panic};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::config::{Exit, MAX_VCPUS};
+use crate::machine;
 use crate::wire::{self, Call, Received, Report, Request, ShellTimes, Start};
 
 mod control;
@@ -47,7 +48,7 @@ pub fn run_if_vmm() {
 }
 
 fn main() -> ExitCode {
-    let socket = sys::host_socket();
+    let socket = Arc::new(sys::host_socket());
     let result = panic::catch_unwind(|| run(&socket));
     let exit = match result {
         Ok(Ok(None)) => return ExitCode::SUCCESS,
@@ -61,7 +62,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs until the machine ends, or the host goes (`None`).
-fn run(socket: &OwnedFd) -> Result<Option<Exit>, StepError> {
+fn run(socket: &Arc<OwnedFd>) -> Result<Option<Exit>, StepError> {
     remember_panics();
     sys::unblock_signals().step("unblock signals")?;
     sys::close_inherited().step("close inherited descriptors")?;
@@ -86,15 +87,18 @@ fn run(socket: &OwnedFd) -> Result<Option<Exit>, StepError> {
     jail::enter(netns, start.user)?;
     let jail = micros(entered);
 
-    let making = Instant::now();
+    let filtering = Instant::now();
     seccomp::prepare(start.audit)?;
+    let filter = micros(filtering);
     let server = control::Server::new(socket, kvm, start.vcpus, pagemap)?;
-    let vm = micros(making);
-
+    // Never dropped: the kernel takes everything apart at the end of the process, and faster.
+    let server = Box::leak(Box::new(server));
+    let machine::ShellTimings { probe, vm, vcpus, threads } = server.timings();
     let filtering = Instant::now();
     seccomp::confine_device_thread()?;
-    let jail = jail.saturating_add(micros(filtering));
-    report(socket, &Report::Ready(ShellTimes { process, vm, jail })).step("report to the host")?;
+    let filter = filter.saturating_add(micros(filtering));
+    let times = ShellTimes { process, jail, probe, vm, vcpus, threads, filter };
+    report(socket, &Report::Ready(times)).step("report to the host")?;
     server.serve()
 }
 

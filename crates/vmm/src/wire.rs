@@ -14,10 +14,6 @@
 //! Both ends take the other for hostile. A packet is bounded, read whole and exactly. The host takes no descriptor from a
 //! VMM but the stream of a connection that it waits for: what is long travels in memory files that the host has made.
 
-#![allow(dead_code, unused_imports, reason = "the machine that uses the rest is on its way")]
-
-use std::ops::Range;
-
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +22,7 @@ use crate::config::{Exit, MachineConfig};
 mod blob;
 mod socket;
 
-pub(crate) use blob::{MAX_RANGES, MAX_STATE, read_ranges, read_state, write_ranges, write_state};
+pub(crate) use blob::{read_ranges, read_state, write_ranges, write_state};
 pub(crate) use socket::{Received, pair, receive, send};
 
 /// Longest packet, in bytes.
@@ -140,20 +136,38 @@ pub(crate) enum Answer {
 pub struct ShellTimes {
     /// From the host's decision until the process has read its first message.
     pub process: u32,
-    /// Virtual machine, interrupt controllers, vCPUs.
-    pub vm: u32,
-    /// Namespaces, root, user, system call filter.
+    /// Namespaces, root, user, rights.
     pub jail: u32,
+    /// Asking KVM what it can do.
+    pub probe: u32,
+    /// Virtual machine and interrupt controllers.
+    pub vm: u32,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Their threads.
+    pub threads: u32,
+    /// System call filters.
+    pub filter: u32,
 }
 
 /// How long a boot or a restore took inside the VMM process, in microseconds.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineTimes {
-    /// Reading the state, or nothing for a boot.
+    /// Reading the state; 0 for a boot.
     pub state: u32,
-    /// Memory, devices, vCPU registers.
-    pub machine: u32,
-    /// Starting the vCPUs.
+    /// Mapping memory; on a restore also telling KVM of it.
+    pub memory: u32,
+    /// Making devices, or restoring them.
+    pub devices: u32,
+    /// Copying kernel and initramfs; 0 on a restore.
+    pub load: u32,
+    /// Waiting for the vCPUs to have their state, and interrupt controllers and clock.
+    pub vcpus: u32,
+    /// Connecting devices with KVM and the event loop; on a boot also telling KVM of the memory.
+    pub attach: u32,
+    /// Mapping the working set in advance; 0 on a boot.
+    pub populate: u32,
+    /// Letting the vCPUs run; 0 on a boot, and on a restore that stays paused.
     pub run: u32,
 }
 
@@ -189,12 +203,6 @@ pub(crate) fn plain(text: &str) -> String {
         end -= 1;
     }
     text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// Ranges of guest memory, as offsets in its file, are in ascending order, do not touch each other and end in time.
-pub(crate) fn are_ranges_of(ranges: &[Range<u64>], bytes: u64) -> bool {
-    let each = ranges.iter().all(|range| range.start < range.end && range.end <= bytes);
-    each && ranges.windows(2).all(|pair| pair[0].end < pair[1].start)
 }
 
 #[cfg(test)]

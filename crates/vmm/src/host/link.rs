@@ -9,8 +9,6 @@
 //!
 //! The process is not believed: what it sends is a message that fits the moment, or its end.
 
-#![allow(dead_code, reason = "the machine that uses the rest is on its way")]
-
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -116,10 +114,6 @@ impl Link {
 
     pub fn pid(&self) -> i32 {
         self.pid
-    }
-
-    pub fn patience(&self) -> Duration {
-        self.patience
     }
 
     /// Ends the process; returns at once.

@@ -1,7 +1,5 @@
 //! The system calls of the VMM process that neither std nor rustix offers, each behind a safe function.
 
-#![allow(dead_code, reason = "the machine that uses the rest is on its way")]
-
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
@@ -61,30 +59,6 @@ pub(super) fn silence(file: impl AsFd) -> io::Result<()> {
         // SAFETY: nobody owns these numbers.
         if unsafe { libc::dup2(file.as_fd().as_raw_fd(), target) } < 0 {
             return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
-}
-
-/// Writes `length` bytes of guest memory, from address `from` of this process, to a place in a file.
-///
-/// # Safety
-/// The memory is mapped. It need not stay as it is.
-pub(super) unsafe fn write_memory_at(file: impl AsFd, from: *const u8, length: usize, at: u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < length {
-        let (fd, offset) = (file.as_fd().as_raw_fd(), (at + done as u64) as libc::off64_t);
-        // SAFETY: the caller says that the memory is there; only the kernel reads it.
-        let written = unsafe { libc::pwrite64(fd, from.add(done).cast(), length - done, offset) };
-        match written {
-            1.. => done += written as usize,
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            _ => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
         }
     }
     Ok(())

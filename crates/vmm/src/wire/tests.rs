@@ -47,16 +47,6 @@ fn texts_are_cut_at_a_character_and_lose_their_control_characters() {
     assert_eq!(plain(&format!("x{long}")).len(), MAX_TEXT - 1);
 }
 
-#[test]
-fn ranges_out_of_order_or_bounds_are_none() {
-    assert!(are_ranges_of(&[0..1, 2..9], 9));
-    let wrong: [&[Range<u64>]; 4] =
-        [&[Range { start: 0, end: 10 }], &[2..3, 0..1], &[0..2, 2..3], &[Range { start: 1, end: 1 }]];
-    for wrong in wrong {
-        assert!(!are_ranges_of(wrong, 9), "{wrong:?}");
-    }
-}
-
 proptest! {
     #[test]
     fn any_bytes_are_a_message_or_an_error(packet in prop::collection::vec(any::<u8>(), 0..512)) {

@@ -33,8 +33,12 @@ async fn figures() {
         median(shells.iter().map(|shell| u128::from(of(&shell.report().inside))).collect())
     };
     println!("process start to its first message   {:>6} us", phase(|times| times.process));
-    println!("jail and filter                      {:>6} us", phase(|times| times.jail));
-    println!("virtual machine and vCPU             {:>6} us", phase(|times| times.vm));
+    println!("jail                                 {:>6} us", phase(|times| times.jail));
+    println!("asking KVM                           {:>6} us", phase(|times| times.probe));
+    println!("virtual machine                      {:>6} us", phase(|times| times.vm));
+    println!("vCPU                                 {:>6} us", phase(|times| times.vcpus));
+    println!("thread                               {:>6} us", phase(|times| times.threads));
+    println!("filters                              {:>6} us", phase(|times| times.filter));
     let total = median(shells.iter().map(|shell| shell.report().total.as_micros()).collect());
     println!("in all, seen by the host             {total:>6} us");
     println!("one after the other                  {per_second:>6.0} shells/s");

@@ -10,8 +10,8 @@ use vmm::host::{Extras, LaunchError, Launcher, Program};
 
 use crate::support::{PROGRAM, options, soon};
 
-/// `Report::Ready` with three zeros.
-const READY: &str = r"printf '\000\000\000\000' >&0; ";
+/// `Report::Ready` with seven zeros.
+const READY: &str = r"printf '\000\000\000\000\000\000\000\000' >&0; ";
 
 /// A launcher whose VMM processes are shell scripts. Their descriptor 0 is the socket to the host.
 fn impostor(script: &str) -> Option<Launcher> {

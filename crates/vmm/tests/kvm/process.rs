@@ -1,0 +1,185 @@
+//! Machines through the jail: booted, spoken with, saved, cloned and killed, all by the host's handle.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use vmm::config::{Exit, MachineConfig};
+use vmm::host::{After, Attached, Extras, Jail, Kernel, Launcher, MicroVm, Options, Program};
+use vmm::snapshot::Template;
+
+use crate::init;
+
+/// How long a test waits for anything; guests are slow in the lab.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A launcher, and the kernel to boot. `None` with the reason on stderr.
+fn rig(change: impl FnOnce(&mut Options)) -> Option<(Launcher, PathBuf)> {
+    let Some(kernel) = std::env::var_os("FIRELET_GUEST_KERNEL") else {
+        eprintln!("SKIPPED: FIRELET_GUEST_KERNEL does not name a guest kernel");
+        return None;
+    };
+    if File::options().read(true).write(true).open("/dev/kvm").is_err() {
+        eprintln!("SKIPPED: /dev/kvm cannot be opened here");
+        return None;
+    }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: not root");
+        return None;
+    }
+    let mut program = PathBuf::from(env!("CARGO_BIN_EXE_vmm-process"));
+    if !program.exists() {
+        // In the lab, files lie side by side.
+        program = std::env::current_exe().unwrap().with_file_name("vmm-process");
+    }
+    let first = (1 << 30) + std::process::id() % 65_536 * 1024;
+    let mut options = Options::new(Jail::with_users(first..first + 1024));
+    options.program = Program { path: program, args: vec!["microvm".into()] };
+    options.jail.audit = std::env::args().any(|argument| argument.contains("audited"));
+    change(&mut options);
+    Some((Launcher::new(options).unwrap(), kernel.into()))
+}
+
+fn config() -> MachineConfig {
+    MachineConfig {
+        vcpus: 1,
+        memory_mib: 64,
+        huge_pages: false,
+        cmdline: "quiet reboot=k".into(),
+        vsock_cid: 3,
+        drives: Vec::new(),
+        net: None,
+        balloon: false,
+        serial: false,
+    }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future).await.expect("in time")
+}
+
+async fn boot(launcher: &Launcher, kernel: &PathBuf) -> MicroVm {
+    let shell = soon(launcher.shell(1, Extras::default())).await.unwrap();
+    let kernel = Kernel { image: File::open(kernel).unwrap(), initramfs: Some(init::initramfs()) };
+    soon(shell.boot(&config(), kernel, Attached::default())).await.unwrap()
+}
+
+async fn clone(launcher: &Launcher, template: &Arc<Template>) -> MicroVm {
+    let shell = soon(launcher.shell(1, Extras::default())).await.unwrap();
+    soon(shell.restore(template, Attached::default(), After::Running)).await.unwrap()
+}
+
+/// A connection that the guest has accepted, and the random bytes that came with it. Tries until the guest listens.
+async fn connected(machine: &MicroVm) -> (UnixStream, [u8; 16]) {
+    soon(async {
+        loop {
+            let mut stream = machine.connect(init::PORT).await.unwrap();
+            let mut random = [0; 16];
+            if stream.read_exact(&mut random).await.is_ok() {
+                return (stream, random);
+            }
+            assert!(tokio::time::timeout(Duration::ZERO, machine.exited()).await.is_err(), "the guest has ended");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+}
+
+async fn echoes(stream: &mut UnixStream, text: &[u8]) {
+    soon(stream.write_all(text)).await.unwrap();
+    let mut back = vec![0; text.len()];
+    soon(stream.read_exact(&mut back)).await.unwrap();
+    assert_eq!(back, text);
+}
+
+#[tokio::test]
+async fn a_guest_boots_in_the_jail_and_answers_until_it_is_killed() {
+    let Some((launcher, kernel)) = rig(|_| {}) else { return };
+    let machine = boot(&launcher, &kernel).await;
+    let (mut one, _) = connected(&machine).await;
+    echoes(&mut one, b"hello").await;
+    soon(machine.pause()).await.unwrap();
+    soon(machine.resume()).await.unwrap();
+    echoes(&mut one, &[7; 4000]).await;
+    for thread in std::fs::read_dir(format!("/proc/{}/task", machine.pid())).unwrap() {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        assert!(status.contains("Seccomp:\t2"), "{status}");
+    }
+    println!("{:?}", machine.report());
+    machine.kill();
+    assert_eq!(soon(machine.exited()).await, Exit::Killed);
+    assert!(matches!(soon(one.read(&mut [0])).await, Ok(0) | Err(_)));
+    soon(machine.gone()).await;
+}
+
+#[tokio::test]
+async fn clones_of_a_snapshot_run_at_once_and_are_not_the_same() {
+    let Some((launcher, kernel)) = rig(|options| options.pool = [(1, 4)].into()) else { return };
+    let machine = boot(&launcher, &kernel).await;
+    let (stream, first) = connected(&machine).await;
+    drop(stream);
+    let template = Arc::new(soon(machine.snapshot()).await.unwrap());
+    let mut clones = Vec::new();
+    let mut random = HashSet::from([first]);
+    for _ in 0..4 {
+        let clone = clone(&launcher, &template).await;
+        let (mut stream, bytes) = connected(&clone).await;
+        echoes(&mut stream, b"clone").await;
+        assert!(random.insert(bytes), "two clones have the same random numbers");
+        println!("{:?}", clone.report());
+        clones.push((clone, stream));
+    }
+    for (clone, stream) in &mut clones {
+        echoes(stream, b"still there").await;
+        let set = soon(clone.working_set()).await.unwrap();
+        assert!(!set.is_empty() && set.bytes() < 64 << 20, "{} bytes", set.bytes());
+    }
+    // A clone becomes a template itself, with what it is expected to need.
+    let (last, mut stream) = clones.pop().unwrap();
+    let set = soon(last.working_set()).await.unwrap();
+    drop(stream.shutdown().await);
+    drop(stream);
+    let second = Arc::new(soon(last.snapshot()).await.unwrap().with_working_set(set));
+    assert_eq!(second.base(), Some(template.identity()));
+    let clone = clone(&launcher, &second).await;
+    let (mut stream, bytes) = connected(&clone).await;
+    assert!(random.insert(bytes));
+    echoes(&mut stream, b"second generation").await;
+    println!("{:?}", clone.report());
+}
+
+#[tokio::test]
+async fn machines_end_in_their_own_way_and_harm_no_other() {
+    let Some((launcher, kernel)) = rig(|_| {}) else { return };
+    let machine = boot(&launcher, &kernel).await;
+    drop(connected(&machine).await);
+    let template = Arc::new(soon(machine.snapshot()).await.unwrap());
+    let witness = clone(&launcher, &template).await;
+    let (mut seen, _) = connected(&witness).await;
+    for order in ["R", "P"] {
+        let machine = clone(&launcher, &template).await;
+        let (mut stream, _) = connected(&machine).await;
+        soon(stream.write_all(order.as_bytes())).await.unwrap();
+        let exit = soon(machine.exited()).await;
+        assert!(matches!(exit, Exit::Reset | Exit::Crashed(_)), "{order}: {exit:?}");
+        assert!(matches!(soon(stream.read(&mut [0])).await, Ok(0) | Err(_)));
+    }
+    // One that spins with interrupts off can be paused, saved and killed like any other.
+    let spinning = clone(&launcher, &template).await;
+    let (mut stream, _) = connected(&spinning).await;
+    soon(stream.write_all(b"S")).await.unwrap();
+    soon(spinning.pause()).await.unwrap();
+    soon(spinning.resume()).await.unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(spinning.pid()).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    assert_eq!(soon(spinning.exited()).await, Exit::Killed);
+    assert!(matches!(soon(stream.read(&mut [0])).await, Ok(0) | Err(_)));
+    echoes(&mut seen, b"unharmed").await;
+}
