@@ -50,7 +50,7 @@ lab_make_initramfs() {
     lab_initramfs=$lab_cache/initramfs-$({ echo "$lab_kernel"; cat "$root/lab/image.sh" "$root/lab/guest/init" "$busybox"; } | sha256sum | cut -c1-16).gz
     [ -e "$lab_initramfs" ] && return 0
     say "lab: making the initramfs"
-    rm -f "$lab_cache"/initramfs-*
+    lab_forget 'initramfs-*'
     stage=$lab_cache/stage.$$
     mkdir -p "$stage"/{bin,lib,proc,sys,dev,root}
     cp "$busybox" "$stage/bin/busybox"
@@ -66,6 +66,9 @@ lab_make_initramfs() {
     mv "$lab_initramfs.new" "$lab_initramfs"
     rm -r "$stage"
 }
+
+# Drops what the cache holds of a kind and no run used for a day; trees of other branches may share the cache.
+lab_forget() { find "$lab_cache" -maxdepth 1 -name "$1" -mtime +0 -delete; }
 
 # Prints every file of the root file system that comes from this machine: programs, libraries, Python.
 lab_host_files() {
@@ -94,9 +97,9 @@ lab_make_root() {
     local files stage file name
     files=$(lab_host_files | sort -u)
     lab_root=$lab_cache/root-$({ echo "$lab_kernel"; cat "$root/lab/image.sh"; xargs stat -L -c '%n %s %Y' <<<"$files"; } | sha256sum | cut -c1-16).img
-    [ -e "$lab_root" ] && return 0
+    [ -e "$lab_root" ] && touch "$lab_root" "$lab_root.files" && return 0
     say "lab: making the root file system"
-    rm -f "$lab_cache"/root-*.img "$lab_cache"/root-*.files
+    lab_forget 'root-*'
     stage=$lab_cache/stage.$$
     mkdir -p "$stage"/{dev,proc,sys,run,tmp,root,lab,mnt,etc,var/{lib,tmp},home/user} "$stage"/usr/{bin,sbin,lib,lib64}
     for name in bin sbin lib lib64; do ln -s "usr/$name" "$stage/$name"; done
@@ -131,7 +134,7 @@ lab_make_root() {
 lab_make_payload() {
     local disk=$1 stage=$run/payload pair name part
     shift
-    mkdir -p "$stage"/{guest,files,tests,lib}
+    mkdir -p "$stage"/{guest,files,tests,programs,lib}
     cp "$root"/lab/guest/*.py "$root/lab/guest/start" "$stage/guest/"
     cp -r "$root/lab/guest/function" "$stage/guest/"
     [ -z "$lab_firelet" ] || lab_copy_program "$lab_firelet" "$stage/firelet"
@@ -148,9 +151,14 @@ lab_make_payload() {
         for name in RUST_LOG RUST_BACKTRACE; do
             [ -z "${!name:-}" ] || echo "export $name=$(lab_quoted "${!name}")"
         done
+        # A test knows its programs by the paths that they have here.
+        for part in ${lab_helpers[@]+"${lab_helpers[@]}"}; do
+            lab_copy_program "$part" "$stage/programs/$(basename "$part")"
+            echo "mkdir -p $(lab_quoted "$(dirname "$part")") && ln -sf /lab/programs/$(lab_quoted "$(basename "$part")") $(lab_quoted "$part")"
+        done
         # Libraries that the root file system lacks.
         find "$stage" -type f -perm -u+x | lab_needed | while read -r part; do
-            [ -e "$stage/lib/$(basename "$part")" ] || grep -qF "/$(basename "$part")" "$lab_root.files" || {
+            [ -e "$stage/lib/$(basename "$part")" ] || grep -qF "/$(basename "$part")" "$run/root.files" || {
                 cp -L "$part" "$stage/lib/"
                 # shellcheck disable=SC2016 # expanded in the machine
                 echo 'export LD_LIBRARY_PATH=/lab/lib'
@@ -172,23 +180,32 @@ lab_copy_program() { strip --strip-debug -o "$2" "$1" 2>/dev/null || cp -L "$1" 
 # A word as a shell reads it back.
 lab_quoted() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
 
-# The parts that a microVM is made of; fills lab_parts with `VARIABLE=FILE`. They come from the variables of the same names,
-# or are made by the scripts that make them.
+# The parts that a microVM is made of; fills lab_parts with `VARIABLE=FILE`. They come from the variables of the same names.
+# The tests get a kernel in any case, built if need be; what `run` runs gets one that is there.
 lab_guest_parts() {
+    local kernel=${FIRELET_GUEST_KERNEL:-} built
     lab_parts=()
-    local kernel=${FIRELET_GUEST_KERNEL:-}
-    [ -n "$kernel" ] || [ ! -x "$root/scripts/guest-kernel" ] || kernel=$("$root/scripts/guest-kernel" | tail -n 1)
+    if [ -z "$kernel" ] && [ "$mode" = kvm ]; then
+        kernel=$("$root/scripts/guest-kernel" | tail -n 1)
+    elif [ -z "$kernel" ]; then
+        for built in "$cache"/guest-kernel/*/.complete; do
+            [ ! -e "$built" ] || [ "$built" -ot "$kernel" ] || kernel=${built%/.complete}/vmlinux
+        done
+    fi
     [ -z "$kernel" ] || lab_parts+=("FIRELET_GUEST_KERNEL=$kernel")
     [ -z "${FIRELET_GUEST_AGENT:-}" ] || lab_parts+=("FIRELET_GUEST_AGENT=$FIRELET_GUEST_AGENT")
     [ -z "${FIRELET_GUEST_IMAGES:-}" ] || lab_parts+=("FIRELET_GUEST_IMAGES=$FIRELET_GUEST_IMAGES")
 }
 
-# lab_executable TEST: the program that `cargo test --message-format=json` built for a test target, from standard input.
-lab_executable() {
+# lab_built TEST: the program that `cargo test --message-format=json` on standard input built for a test target, and on further
+# lines the programs that it built for the test to start.
+lab_built() {
     python3 -c '
 import json, sys
-built = [m for m in map(json.loads, sys.stdin) if m["reason"] == "compiler-artifact" and m["target"]["name"] == sys.argv[1]]
-sys.exit("cargo built no test named " + sys.argv[1]) if not built else print(built[-1]["executable"])' "$1"
+built = [m for m in map(json.loads, sys.stdin) if m["reason"] == "compiler-artifact" and m["executable"]]
+tests = [m["executable"] for m in built if m["target"]["kind"] == ["test"] and m["target"]["name"] == sys.argv[1]]
+sys.exit("cargo built no test named " + sys.argv[1]) if len(tests) != 1 else print(*tests, sep="\n")
+print(*(m["executable"] for m in built if m["target"]["kind"] == ["bin"]), sep="\n")' "$1"
 }
 
 # lab_image DIRECTORY FILE MIB: an ext4 file system with the content of DIRECTORY, all of it root's.

@@ -127,7 +127,7 @@ class Checks:
         assert self.server.invoke("probe", name="after").ok()["hello"] == "after"
 
     def check_ten_at_once(self):
-        answers = self.server.parallel(10, "probe", do="sleep", seconds=8)
+        answers = self.server.parallel(10, "probe", do="sleep", seconds=20)
         streams = {answer.ok() for answer in answers}
         assert len(streams) == 10, f"{len(streams)} environments served 10 invocations at once"
         for group in self.place.groups():
