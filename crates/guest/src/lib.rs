@@ -10,6 +10,8 @@
 //! All connections are made by the host. The messages are in the default part of the crate; the agent itself is behind the
 //! feature `agent`, because the host does not need it.
 
+#[cfg(feature = "agent")]
+pub mod agent;
 pub mod control;
 pub mod frame;
 pub mod runtime;

@@ -69,10 +69,12 @@ impl Slot {
 /// Obeys the owner at the other end of `stream` until it closes the API (which then ends), or the stream ends: then the API
 /// stays for an owner that attaches, and only an invocation that was in hand is abandoned, for nobody would hear of it.
 ///
-/// May be dropped to serve another stream.
-pub async fn serve_owner<S>(stream: S, slot: &mut Slot) -> Result<(), OwnerError>
+/// `flush` is called before the owner hears of an outcome or an event: what the runtime has written until then shall be on
+/// its way. May be dropped to serve another stream.
+pub async fn serve_owner<S, F>(stream: S, slot: &mut Slot, flush: F) -> Result<(), OwnerError>
 where
     S: AsyncRead + AsyncWrite,
+    F: FnMut(),
 {
     let (read, write) = tokio::io::split(stream);
     let mut commands = frame::Reader::new(read, MAX_PAYLOAD);
@@ -95,7 +97,7 @@ where
     let Hosted { registration_closed, shutting_down, .. } = *hosted;
     teller.extensions(hosted.api.extensions()).await?;
     teller.tell(Report::Attached { registration_closed, shutting_down }, &[]).await?;
-    let closed = Session { hosted, teller, current: Current::default() }.run(&mut commands).await?;
+    let closed = Session { hosted, teller, current: Current::default(), flush }.run(&mut commands).await?;
     if closed {
         slot.hosted = None;
     }
@@ -156,13 +158,14 @@ impl Current {
     }
 }
 
-struct Session<'a, S> {
+struct Session<'a, S, F> {
     hosted: &'a mut Hosted,
     teller: Teller<S>,
     current: Current,
+    flush: F,
 }
 
-impl<S> Drop for Session<'_, S> {
+impl<S, F> Drop for Session<'_, S, F> {
     fn drop(&mut self) {
         if self.current.0.is_some() {
             self.hosted.api.abandon();
@@ -170,7 +173,7 @@ impl<S> Drop for Session<'_, S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite> Session<'_, S> {
+impl<S: AsyncRead + AsyncWrite, F: FnMut()> Session<'_, S, F> {
     /// True if the owner has closed the API.
     async fn run(mut self, commands: &mut frame::Reader<ReadHalf<S>>) -> Result<bool, OwnerError> {
         loop {
@@ -198,6 +201,7 @@ impl<S: AsyncRead + AsyncWrite> Session<'_, S> {
     }
 
     async fn outcome(&mut self, number: u64, outcome: Option<Outcome>) -> Result<(), OwnerError> {
+        (self.flush)();
         match outcome.map(OutcomeForm::split) {
             Some((outcome, body)) => self.teller.tell(Report::Outcome { number, outcome }, &body).await,
             None => self.teller.tell(Report::Dropped { number }, &[]).await,
@@ -213,6 +217,7 @@ impl<S: AsyncRead + AsyncWrite> Session<'_, S> {
         if matches!(event, Event::InitDone | Event::Idle) {
             self.hosted.registration_closed = true;
         }
+        (self.flush)();
         let (event, body) = EventForm::split(event);
         self.teller.tell(Report::Event(event), &body).await
     }

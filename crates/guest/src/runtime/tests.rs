@@ -41,7 +41,7 @@ impl Guest {
     /// Serves until the owner is gone, and comes back.
     fn serve(mut self, stream: UnixStream) -> JoinHandle<Self> {
         tokio::spawn(async move {
-            let _ = serve_owner(stream, &mut self.slot).await;
+            let _ = serve_owner(stream, &mut self.slot, || {}).await;
             self
         })
     }
