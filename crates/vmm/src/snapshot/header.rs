@@ -21,7 +21,7 @@ use super::{GRANULE_BYTES, Host, Identity};
 /// The version of the format that is written, and the only one that is read.
 pub const FORMAT_VERSION: u32 = 1;
 /// Most memory that a snapshot holds.
-pub const MAX_MEMORY_BYTES: u64 = 64 << 30;
+pub const MAX_MEMORY_BYTES: u64 = crate::memory::MAX_BYTES;
 /// Longest state that a snapshot holds.
 pub const MAX_STATE_BYTES: u64 = 16 << 20;
 

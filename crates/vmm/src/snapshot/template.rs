@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -81,17 +82,22 @@ impl Template {
             changed.insert(extent.start / PAGE_BYTES..extent.end / PAGE_BYTES);
         }
         let memory = File::from(memfd::memory(bytes, false).map_err(TemplateError::Create)?);
+        let source = base.map().map_err(TemplateError::Read)?;
         let kept = base.pages.difference(&changed);
-        let from_base = kept.runs().map(|run| (&*base.memory, run, false));
         let mut pieces = Vec::new();
-        for (file, run, sparse) in from_base.chain(changed.runs().map(|run| (&diff, run, true))) {
+        for (is_base, run) in kept.runs().map(|run| (true, run)).chain(changed.runs().map(|run| (false, run))) {
             let step = memfd::SEGMENT_BYTES / PAGE_BYTES;
             let starts = (run.start..run.end).step_by(step as usize);
-            pieces.extend(starts.map(|start| (file, start..run.end.min(start + step), sparse)));
+            pieces.extend(starts.map(|start| (is_base, start..run.end.min(start + step))));
         }
         parallel::for_each(pieces.len(), Vec::new, |buffer, index| {
-            let (file, run, sparse) = &pieces[index];
-            memfd::copy(file, &memory, run.clone(), *sparse, buffer)
+            let (is_base, run) = &pieces[index];
+            if *is_base {
+                let part = run.start * PAGE_BYTES..run.end * PAGE_BYTES;
+                memory.write_all_at(source.range(&part), part.start)
+            } else {
+                memfd::copy(&diff, &memory, run.clone(), buffer)
+            }
         })
         .map_err(TemplateError::Copy)?;
         Self::sealed(memory, bytes, state, Some(base.identity))
@@ -110,7 +116,8 @@ impl Template {
         })?;
         // Looked at after the seal: from here on nothing can change.
         check_size(&memory, bytes)?;
-        let content = memfd::scan(&memory, bytes).map_err(TemplateError::Read)?;
+        let mapped = memfd::Sealed::map(&memory, bytes).map_err(TemplateError::Read)?;
+        let content = memfd::scan(&memory, &mapped).map_err(TemplateError::Read)?;
         let mut digest = blake3::Hasher::new_derive_key("firelet snapshot identity 1");
         digest.update(content.digest.as_bytes());
         digest.update(&state);
@@ -195,8 +202,9 @@ impl Template {
         holes
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.memory
+    /// Maps the memory to be read here.
+    pub(super) fn map(&self) -> io::Result<memfd::Sealed> {
+        memfd::Sealed::map(&self.memory, self.memory_bytes)
     }
 
     pub(super) fn pages(&self) -> &PageSet {

@@ -59,6 +59,7 @@ fn write(file: &File, template: &Template, key: &Key, host: &Host) -> Result<u64
         writer.finish(&piece, &mut buffer).map_err(SaveFailure::Write)?;
     }
 
+    let memory = template.map().map_err(SaveFailure::Memory)?;
     let order = Order::new(template.pages(), template.working_set(), header.pages());
     parallel::for_each(
         layout.data_pieces() as usize,
@@ -68,10 +69,9 @@ fn write(file: &File, template: &Template, key: &Key, host: &Host) -> Result<u64
             writer.begin(&piece, buffer);
             let mut filled = LABEL_BYTES;
             for range in order.memory_of(&piece.part) {
-                let bytes = (range.end - range.start) as usize;
-                let part = &mut buffer[filled..filled + bytes];
-                template.file().read_exact_at(part, range.start).map_err(SaveFailure::Memory)?;
-                filled += bytes;
+                let part = memory.range(&range);
+                buffer[filled..filled + part.len()].copy_from_slice(part);
+                filled += part.len();
             }
             writer.finish(&piece, buffer).map_err(SaveFailure::Write)
         },
