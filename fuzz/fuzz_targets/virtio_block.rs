@@ -24,7 +24,8 @@ fuzz_target!(|input: (u16, bool, &[u8])| {
     file.set_len(DISK).expect("a length");
     let mut block = Block::new(file.try_clone().expect("a descriptor"), read_only).expect("whole sectors");
     let interrupt = Interrupt::new(EventFd::new(EFD_NONBLOCK).expect("an eventfd"));
-    let state = QueueState { size: 16, ready: true, descriptors: 0, available: 0x100, used: 0x200, ..QueueState::default() };
+    let state =
+        QueueState { size: 16, ready: true, descriptors: 0, available: 0x100, used: 0x200, ..QueueState::default() };
     let queue = state.build(256, block.features(), &memory).expect("lies in memory");
     let features = block.features();
     let parts = Activation { memory, queues: vec![queue], interrupt: interrupt.clone(), features };

@@ -40,7 +40,8 @@ fuzz_target!(|input: (Vec<(u8, u16, u32)>, &[u8])| {
             0 => transport.read(u64::from(offset), &mut [0; 8][..usize::from(kind / 32)]),
             1 => transport.write(u64::from(offset), &bytes[..usize::from(kind / 64)]),
             2 => {
-                let turns = (0..1000).take_while(|_| thread.turn(Some(Duration::ZERO)).expect("epoll works") > 0).count();
+                let turns =
+                    (0..1000).take_while(|_| thread.turn(Some(Duration::ZERO)).expect("epoll works") > 0).count();
                 assert!(turns < 1000, "the device thread does not come to rest");
             }
             3 => {
