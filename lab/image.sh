@@ -148,6 +148,8 @@ lab_make_payload() {
             echo "export ${pair%%=*}=/lab/$name"
         done
         [ -z "$lab_firelet" ] || echo "export FIRELET_BIN=/lab/firelet"
+        # What may be skipped elsewhere must run here.
+        echo 'export FIRELET_LAB=1'
         for name in RUST_LOG RUST_BACKTRACE; do
             [ -z "${!name:-}" ] || echo "export $name=$(lab_quoted "${!name}")"
         done

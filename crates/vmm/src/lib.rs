@@ -20,6 +20,7 @@ pub mod host;
 pub mod loader;
 pub mod machine;
 pub mod memory;
+pub mod probe;
 mod process;
 pub mod snapshot;
 pub mod vcpu;
