@@ -139,3 +139,116 @@ impl Virtqueue {
         self.queue.enable_notification(memory).map_err(QueueError::Ring)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::Bytes;
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    use super::*;
+    use crate::devices::virtio::F_EVENT_IDX;
+    use crate::devices::virtio::testing::{self, Driver, INDIRECT, NEXT, WRITE};
+
+    fn queue(features: u64) -> (Driver, Virtqueue) {
+        let driver = Driver::new(&testing::memory(0x1_0000), 0, 8);
+        let queue = driver.state().build(16, features, &driver.memory).unwrap();
+        (driver, Virtqueue::new(queue))
+    }
+
+    #[test]
+    fn a_chain_is_what_is_read_and_then_what_is_written() {
+        let (mut driver, mut queue) = queue(0);
+        driver.submit(&[(0x8000, 3, false), (0x9000, 0, false), (0xa000, 5, true)]);
+        let segment = |address, len| Segment { address: GuestAddress(address), len };
+        let chain = queue.pop(&driver.memory).unwrap().unwrap();
+        assert_eq!((chain.head, chain.readable), (0, vec![segment(0x8000, 3), segment(0x9000, 0)]));
+        assert_eq!(chain.writable, [segment(0xa000, 5)]);
+        assert_eq!(queue.pop(&driver.memory).unwrap(), None);
+        queue.undo_pop();
+        assert_eq!(queue.pop(&driver.memory).unwrap().unwrap().head, 0);
+        driver.submit_indirect(0xb000, &[(0x8000, 3, false), (0xa000, 5, true)]);
+        assert_eq!(queue.pop(&driver.memory).unwrap().unwrap().writable, [segment(0xa000, 5)]);
+        assert_eq!(queue.state().next_available, 2);
+    }
+
+    #[test]
+    fn a_chain_that_cannot_be_is_refused() {
+        let wrongs: [fn(&mut Driver); 7] = [
+            // Something to read after something to write.
+            |driver| {
+                driver.submit(&[(0x8000, 1, true), (0x8000, 1, false)]);
+            },
+            // Longer than 4 GiB in all.
+            |driver| {
+                driver.submit(&[(0x8000, u32::MAX, true), (0x8000, 1, true)]);
+            },
+            // More descriptors than the queue has, in a table of their own.
+            |driver| {
+                driver.submit_indirect(0xb000, &[(0x8000, 1, true); 9]);
+            },
+            // A table in a table.
+            |driver| {
+                driver.descriptor(0xb000, 0, 0xb000, 16, INDIRECT, 0);
+                driver.descriptor(0, 0, 0xb000, 16, INDIRECT, 0);
+                driver.offer(0);
+            },
+            // An empty table, half a descriptor, and a table outside of memory.
+            |driver| {
+                driver.descriptor(0, 0, 0xb000, 0, INDIRECT, 0);
+                driver.offer(0);
+            },
+            |driver| {
+                driver.descriptor(0, 0, 0xb000, 24, INDIRECT, 0);
+                driver.offer(0);
+            },
+            |driver| {
+                driver.descriptor(0, 0, 0x8000, 1, WRITE | NEXT, 1);
+                driver.descriptor(0, 1, u64::MAX - 15, 16, INDIRECT, 0);
+                driver.offer(0);
+            },
+        ];
+        for (number, wrong) in wrongs.iter().enumerate() {
+            let (mut driver, mut queue) = queue(0);
+            wrong(&mut driver);
+            assert!(matches!(queue.pop(&driver.memory), Err(QueueError::Chain(0))), "{number}");
+        }
+        // A head that is no descriptor.
+        let (mut driver, mut queue) = queue(0);
+        driver.offer(8);
+        assert!(matches!(queue.pop(&driver.memory), Err(QueueError::Chain(8))));
+    }
+
+    #[test]
+    fn the_driver_is_told_when_it_wants_to_be() {
+        let (mut driver, mut queue) = queue(F_EVENT_IDX);
+        let memory = driver.memory.clone();
+        let irq = EventFd::new(EFD_NONBLOCK).unwrap();
+        let interrupt = Interrupt::new(irq.try_clone().unwrap());
+        // In the available ring's last word: tell me when the third buffer was used.
+        memory.write_obj(2u16, GuestAddress(driver.state().available + 4 + 2 * 8)).unwrap();
+        for told in [false, false, true, false] {
+            driver.submit(&[(0x8000, 1, true)]);
+            let chain = queue.pop(&memory).unwrap().unwrap();
+            queue.push(&memory, chain.head, 1).unwrap();
+            queue.signal(&memory, &interrupt).unwrap();
+            assert_eq!(irq.read().is_ok(), told);
+        }
+        // And in the used ring's last word the device says the same of itself.
+        assert!(!queue.unmute(&memory).unwrap());
+        let wanted: u16 = memory.read_obj(GuestAddress(driver.state().used + 4 + 8 * 8)).unwrap();
+        assert_eq!(wanted, 4);
+        driver.submit(&[(0x8000, 1, true)]);
+        assert!(queue.unmute(&memory).unwrap());
+        assert!(queue.has_more_than(&memory, 0).unwrap() && !queue.has_more_than(&memory, 1).unwrap());
+    }
+
+    #[test]
+    fn without_event_indices_a_flag_silences_the_driver() {
+        let (driver, mut queue) = queue(0);
+        let flags = || driver.memory.read_obj::<u16>(GuestAddress(driver.state().used)).unwrap();
+        queue.mute(&driver.memory).unwrap();
+        assert_eq!(flags(), 1);
+        queue.unmute(&driver.memory).unwrap();
+        assert_eq!(flags(), 0);
+    }
+}
