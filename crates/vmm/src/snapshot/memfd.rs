@@ -8,7 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create, seek};
+use rustix::fs::{
+    MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, fcntl_get_seals, fstatfs, ftruncate, memfd_create, seek,
+};
 use rustix::io::Errno;
 
 use super::pages::{PAGE_BYTES, PageSet};
@@ -40,6 +42,12 @@ pub fn memory(bytes: u64, huge: bool) -> io::Result<OwnedFd> {
 /// Seals content and size for good; `EBUSY` while anybody has it mapped shared and writable.
 pub(super) fn seal(memfd: impl AsFd) -> Result<(), Errno> {
     fcntl_add_seals(memfd, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)
+}
+
+/// Whether it consists of huge pages.
+pub(super) fn is_huge(memory: &File) -> io::Result<bool> {
+    // `HUGETLBFS_MAGIC` of linux/magic.h; the field has another type on other architectures.
+    Ok(fstatfs(memory)?.f_type as u64 & 0xffff_ffff == 0x9584_58f6)
 }
 
 /// The parts of a memory file that hold data, as ranges of bytes that begin and end at pages, in order. A part without data

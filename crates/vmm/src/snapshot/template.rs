@@ -57,7 +57,8 @@ pub struct Template {
 }
 
 impl Template {
-    /// Makes a template of a machine that was stopped: its memory as it is, without a copy, and its state.
+    /// Makes a template of a machine that was stopped: its memory as it is, without a copy, and its state. Only huge pages are
+    /// copied into ordinary ones, since clones could not be sure to find free ones when they write.
     ///
     /// `memory` was made by [`memory`](super::memory) and is sealed here; nobody may have it mapped shared and writable any
     /// more, see the module's text.
@@ -65,7 +66,21 @@ impl Template {
     /// # Errors
     /// [`TemplateError::StillMapped`] when somebody has; nothing is changed then, and the caller may try again.
     pub fn from_paused(memory: OwnedFd, memory_bytes: u64, state: Vec<u8>) -> Result<Self, TemplateError> {
-        Self::sealed(File::from(memory), memory_bytes, state, None)
+        let memory = File::from(memory);
+        if !memfd::is_huge(&memory).map_err(TemplateError::Read)? {
+            return Self::sealed(memory, memory_bytes, state, None);
+        }
+        seal(&memory)?;
+        check_size(&memory, memory_bytes)?;
+        let ordinary = File::from(memfd::memory(memory_bytes, false).map_err(TemplateError::Create)?);
+        let segments = memory_bytes.div_ceil(memfd::SEGMENT_BYTES);
+        parallel::for_each(segments as usize, Vec::new, |buffer, index| {
+            let start = index as u64 * memfd::SEGMENT_BYTES;
+            let end = memory_bytes.min(start + memfd::SEGMENT_BYTES);
+            memfd::copy(&memory, &ordinary, start / PAGE_BYTES..end / PAGE_BYTES, buffer)
+        })
+        .map_err(TemplateError::Copy)?;
+        Self::sealed(ordinary, memory_bytes, state, None)
     }
 
     /// Makes a template of a clone that was stopped: the base's memory, overlaid with the pages that the clone has changed.
@@ -110,10 +125,7 @@ impl Template {
         if state.len() as u64 > MAX_STATE_BYTES {
             return Err(TemplateError::State { bytes: state.len() as u64 });
         }
-        memfd::seal(&memory).map_err(|errno| match errno {
-            Errno::BUSY => TemplateError::StillMapped,
-            other => TemplateError::Seal(other.into()),
-        })?;
+        seal(&memory)?;
         // Looked at after the seal: from here on nothing can change.
         check_size(&memory, bytes)?;
         let mapped = memfd::Sealed::map(&memory, bytes).map_err(TemplateError::Read)?;
@@ -234,6 +246,13 @@ pub(super) struct Parts {
     pub(super) working_set: WorkingSet,
     pub(super) identity: Identity,
     pub(super) base: Option<Identity>,
+}
+
+fn seal(memory: &File) -> Result<(), TemplateError> {
+    memfd::seal(memory).map_err(|errno| match errno {
+        Errno::BUSY => TemplateError::StillMapped,
+        other => TemplateError::Seal(other.into()),
+    })
 }
 
 fn check_size(memory: &File, expected: u64) -> Result<(), TemplateError> {

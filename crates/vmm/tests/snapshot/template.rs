@@ -45,6 +45,23 @@ fn memory_that_is_still_mapped_is_refused_and_left_alone() {
     Template::from_paused(OwnedFd::from(again), 8 * PAGE_BYTES, vec![]).unwrap();
 }
 
+/// Without reserved huge pages a touched one would kill the process: they are read with calls and never mapped.
+#[test]
+fn huge_pages_are_copied_into_ordinary_ones() {
+    let Ok(huge) = memory(4 << 20, true) else {
+        eprintln!("SKIPPED: the kernel has no huge pages");
+        return;
+    };
+    let template = Template::from_paused(huge, 4 << 20, vec![1]).unwrap();
+    assert_eq!(template.data_bytes(), 0);
+    assert_eq!(template.identity(), template_of_zeros().identity());
+    assert_eq!(rustix::fs::fstat(template.memory()).unwrap().st_blksize, 4096);
+}
+
+fn template_of_zeros() -> Template {
+    template(1024, [], 0, &[1])
+}
+
 #[test]
 fn sizes_that_do_not_fit_are_refused() {
     let make = |file_bytes: u64, bytes: u64, state: usize| {
