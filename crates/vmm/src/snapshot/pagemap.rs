@@ -145,7 +145,7 @@ impl Iterator for Ranges<'_> {
 }
 
 /// Writes the private pages of a clone's memory into `out` at their offsets in the memory's file, and returns how many bytes
-/// that were. The holes of `out`, which the caller made as long as the memory and empty, are what was not changed.
+/// that were. What `out`, an empty memory file, has not got afterwards was not changed.
 ///
 /// Runs in the jailed VMM process with all vCPUs stopped. System calls: `ioctl` with `PAGEMAP_SCAN` and `pread64` on
 /// `pagemap`, `pwrite64` on `out`, and those of the allocator (`brk`, `mmap`, `munmap`).

@@ -86,11 +86,14 @@ impl Template {
     /// Makes a template of a clone that was stopped: the base's memory, overlaid with the pages that the clone has changed.
     ///
     /// `diff` comes from the clone's VMM process and is as hostile as that: it is read once, into memory that it cannot reach.
-    /// Where it has data it counts, zeros included; its holes are the base's pages.
+    /// Where it has data it counts, zeros included; its holes, and what lies beyond its end, are the base's pages.
     pub fn flatten(base: &Self, diff: impl AsFd, state: Vec<u8>) -> Result<Self, TemplateError> {
         let diff = File::from(diff.as_fd().try_clone_to_owned().map_err(TemplateError::Read)?);
         let bytes = base.memory_bytes;
-        check_size(&diff, bytes)?;
+        let found = diff.metadata().map_err(TemplateError::Read)?.len();
+        if found > bytes {
+            return Err(TemplateError::Size { expected: bytes, found });
+        }
         let mut changed = PageSet::new(bytes / PAGE_BYTES);
         for extent in memfd::extents(&diff, bytes) {
             let extent = extent.map_err(TemplateError::Read)?;

@@ -119,10 +119,24 @@ fn a_working_set_is_cut_to_the_memory_and_shares_it() {
 }
 
 #[test]
-fn a_diff_of_another_size_is_refused() {
-    let base = template(20, [1], 1, b"");
-    let diff = memory(19 * PAGE_BYTES, false).unwrap();
-    assert!(matches!(Template::flatten(&base, &diff, vec![]), Err(TemplateError::Size { .. })));
+fn a_diff_ends_with_its_last_page_and_never_beyond_the_memory() {
+    let base = template(20, [1, 7], 1, b"");
+    let flat = |bytes: u64| {
+        let diff = File::from(memory(bytes, false).unwrap());
+        if bytes >= 3 * PAGE_BYTES {
+            fill(&diff, [2], 9);
+        }
+        Template::flatten(&base, &diff, vec![])
+    };
+    assert_eq!(all(&flat(0).unwrap()), all(&base));
+    let changed = flat(3 * PAGE_BYTES).unwrap();
+    assert_eq!(all(&changed)[2 * 4096..3 * 4096], content(2, 9));
+    assert_eq!(all(&changed)[7 * 4096..8 * 4096], content(7, 1));
+    assert!(matches!(flat(21 * PAGE_BYTES), Err(TemplateError::Size { .. })));
+    // Half a page at the end is nothing that a clone's process writes.
+    let diff = memory(0, false).unwrap();
+    File::from(diff.try_clone().unwrap()).write_all_at(&[1; 100], PAGE_BYTES).unwrap();
+    assert!(matches!(Template::flatten(&base, &diff, vec![]), Err(TemplateError::Copy(_))));
 }
 
 #[test]
