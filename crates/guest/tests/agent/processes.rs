@@ -1,5 +1,7 @@
 //! Processes: how they are started, what they write and may do, how they end.
 
+use std::os::unix::fs::DirBuilderExt;
+
 use guest::control::{CONTROL, Reply, Request, Spawn, Step, VERSION};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -42,7 +44,7 @@ async fn a_process_is_nobody_and_has_nothing_but_its_own() {
         Reply::Done | Reply::Failed { .. }
     ));
     let script = "id -u; id -g; id -G; grep -E '^(CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|SigIgn|SigBlk)' /proc/self/status; \
-                  ulimit -n; ulimit -u; ulimit -c; umask; cat /proc/self/oom_score_adj; echo /proc/self/fd/*; nice; exec env";
+                  ulimit -n; ulimit -u; ulimit -c; umask; cat /proc/self/oom_score_adj; echo /proc/self/fd/*; cut -d ' ' -f 19 /proc/self/stat; exec env";
     host.start(shell(1, script)).await;
     let expected = "993\n990\n990\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n\
         CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\n\
@@ -62,8 +64,11 @@ async fn what_cannot_be_started_is_told_why() {
     let absent = Spawn { argv: vec![program.clone()], ..shell(1, "") };
     let failed = |step, what: &str, errno| Reply::Failed { step, what: what.to_owned(), errno };
     assert_eq!(host.ask(Request::Spawn(absent)).await, failed(Step::Exec, &program, libc::ENOENT));
-    let nowhere = Spawn { cwd: "/root".to_owned(), ..shell(2, "") };
-    assert_eq!(host.ask(Request::Spawn(nowhere)).await, failed(Step::Cwd, "/root", libc::EACCES));
+    let private = agent.dir.path().join("private");
+    std::fs::DirBuilder::new().mode(0o700).create(&private).unwrap();
+    let private = private.to_str().unwrap();
+    let nowhere = Spawn { cwd: private.to_owned(), ..shell(2, "") };
+    assert_eq!(host.ask(Request::Spawn(nowhere)).await, failed(Step::Cwd, private, libc::EACCES));
     let zero = Spawn { env: vec![("A".to_owned(), "b\0".to_owned())], ..shell(3, "") };
     assert!(matches!(host.ask(Request::Spawn(zero)).await, Reply::Failed { step: Step::Other, .. }));
     let nothing = Spawn { argv: vec![], ..shell(4, "") };

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use guest::control::{CONTROL, Event, FromAgent, Numbered, Reply, Request, STREAMS, Spawn};
+use guest::control::{CONTROL, Event, FromAgent, Numbered, RUNTIME, Reply, Request, STREAMS, Spawn};
 use guest::frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -80,7 +80,8 @@ impl Agent {
             }
         };
         let mut agent = Self { unshare, dir, group };
-        let socket = agent.dir.path().join(CONTROL.to_string());
+        // The last one that it makes.
+        let socket = agent.dir.path().join(RUNTIME.to_string());
         let listening = async {
             while UnixStream::connect(&socket).await.is_err() {
                 if agent.unshare.try_wait().unwrap().is_some() {
