@@ -63,8 +63,8 @@ struct Active {
 }
 
 impl Net {
-    /// A card with hardware address `mac` on `tap`, which must be an interface of `/dev/net/tun`, opened with `IFF_TAP`,
-    /// `IFF_NO_PI` and `IFF_VNET_HDR`.
+    /// A card with hardware address `mac` on `tap`, which must be an interface of `/dev/net/tun`, opened with `O_NONBLOCK`
+    /// and made with `IFF_TAP`, `IFF_NO_PI` and `IFF_VNET_HDR`.
     pub fn new(tap: OwnedFd, mac: [u8; 6]) -> io::Result<Net> {
         Ok(Net { tap: Tap::new(tap)?, mac, active: None })
     }
