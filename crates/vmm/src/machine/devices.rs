@@ -15,9 +15,11 @@ use crate::config::MachineConfig;
 use crate::devices::reset::Reset;
 use crate::devices::serial::{self, Serial, SerialRegisters};
 use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::block::Block;
 use crate::devices::virtio::entropy::Entropy;
 use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Transport, TransportState, WINDOW};
+use crate::devices::virtio::net::Net;
 use crate::devices::virtio::vsock::{Handle, Vsock};
 use crate::devices::vmgenid::GenerationId;
 use crate::event_loop::EventLoop;
@@ -255,12 +257,19 @@ fn parts(config: &MachineConfig, files: DeviceFiles) -> Result<(Parts, Option<Ow
     let vsock = Vsock::new(config.vsock_cid).map_err(host("vsock device"))?;
     let handle = vsock.handle();
     let mut devices: Vec<Device> = vec![Arc::new(Mutex::new(vsock)), Arc::new(Mutex::new(Entropy::new()))];
+    if config.balloon {
+        devices.push(Arc::new(Mutex::new(Balloon::new())));
+    }
     let mut drives = Vec::new();
     for (drive, file) in config.drives.iter().zip(files.drives) {
         let block = Block::new(file, drive.read_only).map_err(host("drive"))?;
         let block = Arc::new(Mutex::new(block));
         drives.push(Arc::clone(&block));
         devices.push(block);
+    }
+    if let (Some(net), Some(tap)) = (&config.net, files.tap) {
+        let net = Net::new(tap, net.mac).map_err(host("network device"))?;
+        devices.push(Arc::new(Mutex::new(net)));
     }
     Ok((Parts { devices, vsock: handle, drives }, files.serial))
 }

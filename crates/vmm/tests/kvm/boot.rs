@@ -1,0 +1,66 @@
+//! Linux guests that boot.
+
+use vmm::config::Exit;
+
+use crate::support::{Bench, config, file, kernel, memory_file, or_skip};
+use crate::ticker::{cmdline, initramfs, numbers};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn init_runs_on_one_to_six_vcpus() {
+    for vcpus in [1, 2, 3, 6] {
+        let kernel = or_skip!(kernel());
+        let mut bench = Bench::linux(kernel, vcpus, 'r');
+        let [cpus, memory] = numbers(&bench.line("I "))[..] else { panic!("not two numbers") };
+        assert_eq!(cpus, u64::from(vcpus));
+        assert!((90 * MIB..128 * MIB).contains(&memory), "{memory}");
+        assert_eq!(bench.exit(), Exit::Reset);
+    }
+}
+
+#[test]
+fn memory_lies_above_four_gib_too() {
+    let kernel = or_skip!(kernel());
+    let config = vmm::config::MachineConfig { memory_mib: 5 * 1024, ..config(1, &cmdline('r')) };
+    let mut bench = Bench::boot(kernel, Some(file(&initramfs())), &config);
+    let memory = numbers(&bench.line("I "))[1];
+    assert!((4900 * MIB..5 * 1024 * MIB).contains(&memory), "{memory}");
+    assert_eq!(bench.exit(), Exit::Reset);
+}
+
+#[test]
+fn a_guest_switches_off() {
+    let kernel = or_skip!(kernel());
+    assert_eq!(Bench::linux(kernel, 1, 'o').exit(), Exit::Reset);
+}
+
+#[test]
+fn a_kernel_that_panics_ends_the_machine() {
+    let kernel = or_skip!(kernel());
+    let mut bench = Bench::linux(kernel, 1, 'p');
+    bench.says("Kernel panic");
+    assert_eq!(bench.exit(), Exit::Reset);
+}
+
+#[test]
+fn busy_vcpus_can_be_paused_and_ended() {
+    let kernel = or_skip!(kernel());
+    let mut bench = Bench::linux(kernel, 2, 'b');
+    bench.line("I ");
+    for _ in 0..5 {
+        bench.machine.pause();
+        bench.machine.resume();
+    }
+}
+
+#[test]
+fn the_guest_knows_its_devices() {
+    let kernel = or_skip!(kernel());
+    let cmdline = cmdline('r').replace("quiet loglevel=4", "ignore_loglevel");
+    let mut bench = Bench::boot_in(memory_file(128), kernel, Some(file(&initramfs())), &config(2, &cmdline));
+    bench.says("kvm-clock: Using msrs");
+    bench.says("SMP: Allowing 2 CPUs");
+    bench.line("I ");
+    assert_eq!(bench.exit(), Exit::Reset);
+}

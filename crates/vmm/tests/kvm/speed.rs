@@ -1,0 +1,28 @@
+//! How fast it is: figures on stderr, no judgement. In the lab only ratios mean something.
+
+use std::time::Instant;
+
+use crate::support::{Bench, kernel, memory_file, or_skip};
+
+#[test]
+fn figures() {
+    let kernel = or_skip!(kernel());
+    let memory = memory_file(128);
+    let started = Instant::now();
+    let mut bench = Bench::linux_in(memory.try_clone().unwrap(), kernel, 1, 't');
+    bench.line("I ");
+    eprintln!("boot to init {:?}: {:?}", started.elapsed(), bench.machine.timings());
+    bench.line("T ");
+    let started = Instant::now();
+    let state = bench.machine.save().unwrap();
+    let saved = started.elapsed();
+    let state = state.encode().unwrap();
+    eprintln!("save {saved:?}, encode {:?}, {} bytes", started.elapsed() - saved, state.len());
+    for _ in 0..5 {
+        let started = Instant::now();
+        let mut clone = Bench::restore(&state, &memory).unwrap();
+        let restored = started.elapsed();
+        clone.line("T ");
+        eprintln!("restore {restored:?}, first line {:?}: {:?}", started.elapsed(), clone.machine.timings());
+    }
+}
