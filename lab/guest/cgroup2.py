@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import time
-import traceback
 
+from checks import run_all
 from machine import Place, eventually, keyed, processes, traces
 from server import Server, firelet, fresh_data_dir
 
@@ -160,33 +160,12 @@ class Checks:
         tables = os.popen("nft list tables").read()
         assert "firelet" not in tables, tables
 
-    def run(self):
-        """Runs them all; how many passed and failed."""
-        passed = failed = 0
-        for name, check in [(n, c) for n, c in vars(Checks).items() if n.startswith("check_")]:
-            title = f"{self.place.name}: {name.removeprefix('check_').replace('_', ' ')}"
-            began = time.monotonic()
-            try:
-                check(self)
-            except Exception:  # noqa: BLE001 - whatever went wrong is what is reported
-                failed += 1
-                print(f"FAIL {title}\n{traceback.format_exc()}", flush=True)
-            else:
-                passed += 1
-                print(f"ok   {title} ({time.monotonic() - began:.1f} s)", flush=True)
-        if self.server:
-            self.server.stop(signal.SIGKILL)
-            if failed:
-                print(f"the log of the server in {self.place.name}:", flush=True)
-                print("".join(f"  | {line}\n" for line in self.server.log.read_text().splitlines()[-150:]), flush=True)
-        self.place.remove()
-        return passed, failed
+
+def series():
+    for place in PLACES:
+        checks = Checks(place)
+        yield checks, f"{place.name}: "
+        place.remove()
 
 
-def main():
-    results = [Checks(place).run() for place in PLACES]
-    passed, failed = (sum(column) for column in zip(*results))
-    print(f"{passed} passed, {failed} failed", flush=True)
-
-
-main()
+run_all(series)

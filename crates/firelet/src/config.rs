@@ -45,6 +45,20 @@ pub struct Config {
     pub log_retention_days: u32,
     /// Address translation for functions.
     pub nat: Nat,
+    /// What microVMs are made of.
+    pub microvm: MicroVm,
+}
+
+/// Settings of `isolation = "microvm"`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MicroVm {
+    /// The guest's kernel, a vmlinux. `scripts/guest-kernel` makes one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PathBuf>,
+    /// The guest's agent, a static program. `scripts/guest` makes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<PathBuf>,
 }
 
 /// Settings of `network = "nat"`.
@@ -78,6 +92,7 @@ impl Default for Config {
             code_cache_mib: 10 * 1024,
             log_retention_days: 0,
             nat: Nat::default(),
+            microvm: MicroVm::default(),
         }
     }
 }
@@ -124,6 +139,9 @@ impl Config {
         set(&mut self.log_format, options.log_format.as_ref());
         set(&mut self.account_id, options.account_id.as_ref());
         set(&mut self.region, options.region.as_ref());
+        let given = |own: &mut Option<PathBuf>, flag: &Option<PathBuf>| *own = flag.clone().or(own.take());
+        given(&mut self.microvm.kernel, &options.guest_kernel);
+        given(&mut self.microvm.agent, &options.guest_agent);
         set(&mut self.idle_timeout_secs, options.idle_timeout_secs.as_ref());
         self.strict_runtimes |= options.strict_runtimes;
         self.runtime_dirs.extend(options.runtime_dir.iter().cloned());

@@ -4,6 +4,7 @@ mod cli;
 mod client;
 mod command;
 mod config;
+mod isolation;
 mod serve;
 
 use std::process::ExitCode;
@@ -13,8 +14,8 @@ use clap::Parser;
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    // Before any thread is there: this process may have been started to supervise sandboxes.
-    sandbox::namespace::helper::run_if_helper();
+    // Before any thread is there: this process may have been started to supervise sandboxes, or to be a machine.
+    sandbox::run_if_helper();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -32,7 +33,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Invoke(options) => command::invoke::run(options).await,
         Command::Logs(options) => command::logs::run(options).await,
         Command::Functions(options) => command::functions::run(options).await,
-        Command::Runtimes(options) => command::runtimes::run(&options),
+        Command::Runtimes(options) => command::runtimes::run(&options).await,
         Command::Doctor(options) => command::doctor::run(&options),
         Command::Dev(options) => command::dev::run(options).await,
     }

@@ -4,10 +4,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use control_plane::{ControlPlane, Limits, Settings};
 use frontend::{Deps, Frontend};
 use runtimes::Catalog;
+use sandbox::Backend;
+use sandbox::host::Loss;
+use sandbox::microvm::MicroVms;
 use sandbox::namespace::Namespace;
 use sandbox::net::{NetOptions, NetworkMode};
 use store::{Blobs, FileBlobs, SqliteMetadata};
@@ -16,8 +19,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use worker::Worker;
 use worker_manager::WorkerManager;
 
-use crate::cli::{Isolation, LogFormat, Network, ServeOptions};
+use crate::cli::{LogFormat, Network, ServeOptions};
 use crate::config::Config;
+use crate::isolation::{self, Chosen};
 
 /// How long requests in flight may go on after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -43,7 +47,7 @@ pub struct Server {
     workers: WorkerManager,
     logs: LogStore,
     isolation: String,
-    losses: Vec<sandbox::host::Loss>,
+    losses: Vec<Loss>,
     runtimes: Vec<String>,
     url: String,
 }
@@ -55,27 +59,19 @@ impl Server {
         let data = &config.data_dir;
         std::fs::create_dir_all(data)
             .with_context(|| format!("could not make the data directory {}", data.display()))?;
-        let isolation = choose_isolation(config.isolation)?;
+        let (chosen, isolation) = isolation::choose(config)?;
         // First, since it refuses a second server on this directory.
         let metadata = Arc::new(SqliteMetadata::open(data.join("metadata.db"))?);
         let blobs = Arc::new(FileBlobs::open(data.join("blobs"))?);
         let retention_days = (config.log_retention_days > 0).then_some(config.log_retention_days);
         let logs = LogStore::open(data.join("logs.db"), LogOptions { retention_days, ..LogOptions::default() })?;
-        let code = image::CodeCache::open(data.join("code"), config.code_cache_mib << 20)?;
-        let backend = Namespace::start(namespace_options(config)?)?;
-        let losses = backend.losses().to_vec();
-        let catalog_options = config.runtimes();
-        let catalog = Catalog::discover(&catalog_options);
+        let catalog = Catalog::discover(&config.runtimes());
         let mut runtimes: Vec<String> =
             catalog.list().iter().filter(|r| r.unavailable.is_none()).map(|r| r.serves.clone()).collect();
         runtimes.dedup();
-        let parts = worker::Parts { backend: Arc::new(backend), catalog, catalog_options, code, logs: logs.clone() };
-        let options = worker::Options {
-            freeze_delay: Duration::from_millis(config.freeze_delay_ms),
-            ..worker::Options::default()
-        };
+        let (worker, losses) = worker(config, chosen, catalog, logs.clone())?;
         let workers = WorkerManager::new(
-            Worker::new(parts, options),
+            worker,
             worker_manager::Options {
                 idle_timeout: config.idle_timeout(),
                 account_concurrency: config.account_concurrency,
@@ -149,29 +145,49 @@ impl Server {
     }
 }
 
-/// The isolation in force, and why.
-fn choose_isolation(asked: Isolation) -> anyhow::Result<String> {
-    match asked {
-        Isolation::Namespace => Ok("namespace".to_owned()),
-        Isolation::Auto => Ok("namespace (auto: microVMs are not built yet)".to_owned()),
-        Isolation::Microvm => bail!("microVM isolation is not built yet; use --isolation namespace"),
-    }
+/// The host of this process, and what it goes without on this machine.
+pub fn worker(
+    config: &Config,
+    chosen: Chosen,
+    catalog: Catalog,
+    logs: LogStore,
+) -> anyhow::Result<(Worker, Vec<Loss>)> {
+    let data = &config.data_dir;
+    let code = image::CodeCache::open(data.join("code"), config.code_cache_mib << 20)?;
+    let root_disks = worker::RootDisks::open(data.join("disks"))?;
+    let (backend, losses) = start_backend(config, chosen)?;
+    let parts = worker::Parts { backend, catalog, catalog_options: config.runtimes(), code, root_disks, logs };
+    let freeze_delay = Duration::from_millis(config.freeze_delay_ms);
+    Ok((Worker::new(parts, worker::Options { freeze_delay, ..worker::Options::default() }), losses))
 }
 
-fn namespace_options(config: &Config) -> anyhow::Result<sandbox::namespace::Options> {
-    let mut options = sandbox::namespace::Options::new(config.data_dir.join("tmp"));
-    options.network = match config.network {
-        Network::Nat => NetworkMode::Nat,
-        Network::Host => NetworkMode::Host,
-        Network::Off => NetworkMode::Off,
-    };
+/// Starts the backend, and tells what it goes without on this host.
+fn start_backend(config: &Config, chosen: Chosen) -> anyhow::Result<(Arc<dyn Backend>, Vec<Loss>)> {
     let subnet = config.nat.subnet.as_deref().map(str::parse).transpose();
-    options.net = NetOptions {
+    let net = NetOptions {
         subnet: subnet.context("nat.subnet is not a subnet")?,
         host_ports: config.nat.host_ports.clone(),
         ..NetOptions::default()
     };
-    Ok(options)
+    let network = match config.network {
+        Network::Nat => NetworkMode::Nat,
+        Network::Host => NetworkMode::Host,
+        Network::Off => NetworkMode::Off,
+    };
+    match chosen {
+        Chosen::Namespace => {
+            let options = sandbox::namespace::Options::new(config.data_dir.join("tmp"));
+            let backend = Namespace::start(sandbox::namespace::Options { network, net, ..options })?;
+            let losses = backend.losses().to_vec();
+            Ok((Arc::new(backend), losses))
+        }
+        Chosen::MicroVm { kernel, agent } => {
+            let options = sandbox::microvm::Options::new(&config.data_dir, kernel, agent);
+            let backend = MicroVms::start(sandbox::microvm::Options { network, net, ..options })?;
+            let losses = backend.losses();
+            Ok((Arc::new(backend), losses))
+        }
+    }
 }
 
 fn network_name(network: Network) -> &'static str {

@@ -68,8 +68,6 @@ pub struct HostFacts {
     pub disk: DiskFacts,
     /// Limits of the kernel.
     pub limits: LimitFacts,
-    /// State of the virtual machine interface.
-    pub kvm: Kvm,
 }
 
 /// Control groups, as they are mounted here.
@@ -120,17 +118,6 @@ pub struct LimitFacts {
     pub pid_max: Option<u64>,
     /// Open files of this process (hard limit); a sandbox takes about twenty.
     pub open_files: u64,
-}
-
-/// Whether `/dev/kvm` can be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kvm {
-    /// The device is not there: no hardware support, it is off in the firmware, or this is a machine without nesting.
-    Absent,
-    /// It is there and cannot be opened.
-    Denied(String),
-    /// It is there and answers with this version of its interface (12 for more than a decade).
-    Usable(i32),
 }
 
 impl HostFacts {

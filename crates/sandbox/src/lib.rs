@@ -4,14 +4,14 @@
 //! directories to mount where, which limits to enforce and which processes to run.
 
 pub mod cgroup;
+mod create;
 pub mod host;
+pub mod microvm;
 
 pub mod namespace;
 pub mod net;
 mod pool;
 pub mod tmp_disk;
-
-pub use namespace::helper::run_if_helper;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -20,6 +20,13 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
+
+/// Does the work of a sandbox's process and exits, if this process was started for that; returns otherwise. Every program
+/// that starts a backend calls it first thing in `main`, before any thread is there.
+pub fn run_if_helper() {
+    namespace::helper::run_if_helper();
+    vmm::run_if_vmm();
+}
 
 /// A boxed future, because both traits are used as `dyn`; creation and teardown cost milliseconds, a box costs nothing.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -164,6 +171,11 @@ pub trait Backend: Send + Sync {
     /// Whether file systems are to be given as images: the sandboxes have kernels of their own.
     fn takes_images(&self) -> bool {
         false
+    }
+
+    /// Makes ready what sandboxes like this have in common, if it is not yet; what is theirs alone is not looked at.
+    fn prepare<'a>(&'a self, _spec: &'a SandboxSpec) -> BoxFuture<'a, Result<(), CreateError>> {
+        Box::pin(async { Ok(()) })
     }
 
     /// Makes a sandbox in which no tenant process runs yet. Called once per environment, off the warm path.

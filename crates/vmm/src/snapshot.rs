@@ -26,7 +26,7 @@ mod working_set;
 pub use cipher::{Key, KeyError};
 pub use file::{LoadError, LoadFailure, SaveError, SaveFailure, inspect, load, save};
 pub use header::{FORMAT_VERSION, Header, HeaderError, MAX_MEMORY_BYTES, MAX_STATE_BYTES};
-pub use host::{Host, HostMismatch};
+pub use host::{FactsError, Host, HostMismatch};
 pub use memfd::memory;
 pub use pagemap::{Ranges, Wanted, Window, dump_private, windows};
 pub use pages::PAGE_BYTES;

@@ -80,5 +80,10 @@ pub(crate) fn start(
     Environment { commands }
 }
 
+/// See [`crate::Worker::prepare_runtime`].
+pub(crate) async fn prepare(host: &Arc<Inner>, runtime: &str, memory_mb: u32) -> Result<(), StartError> {
+    launch::prepare(host, runtime, memory_mb).await
+}
+
 #[cfg(test)]
 mod tests;

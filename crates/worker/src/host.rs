@@ -1,18 +1,19 @@
 //! The host: what all environments on it share, and how one is started.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use image::{CodeCache, Digest, Lease};
 use runtimes::{Catalog, Resolved};
-use sandbox::Backend;
+use sandbox::{Backend, RootFs};
 use telemetry::LogStore;
 use telemetry::lines::InitType;
 use tokio::sync::Notify;
 
+use crate::disks::RootDisks;
 use crate::environment::{self, Environment, Notice};
 use crate::spec::{CodeRef, EnvironmentSpec};
 
@@ -51,6 +52,8 @@ pub struct Parts {
     pub catalog_options: runtimes::Options,
     /// Unpacked code.
     pub code: CodeCache,
+    /// Images of roots, for a backend that takes images.
+    pub root_disks: RootDisks,
     /// Where logs go.
     pub logs: LogStore,
 }
@@ -66,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) logs: LogStore,
     code: CodeCache,
+    root_disks: RootDisks,
     catalog: RwLock<Catalog>,
     catalog_options: runtimes::Options,
     resolved: RwLock<HashMap<String, Arc<Resolved>>>,
@@ -172,17 +176,32 @@ pub(crate) struct CodeInPlace {
     pub(crate) extensions: Vec<String>,
     /// The program of a custom runtime, as a path inside; none where neither the function nor a layer has one.
     pub(crate) bootstrap: Option<&'static str>,
+    /// The images of `task` and `opt`, for a backend that takes images.
+    images: Option<(Lease, Option<Lease>)>,
+}
+
+impl CodeInPlace {
+    /// What is mounted at `/var/task`, and what at `/opt` if there are layers: directories, or images where the backend
+    /// takes those.
+    pub(crate) fn sources(&self) -> (&Path, Option<&Path>) {
+        let (task, opt) = match &self.images {
+            Some((task, opt)) => (task, opt.as_ref()),
+            None => (&self.task, self.opt.as_ref()),
+        };
+        (task.path(), opt.map(Lease::path))
+    }
 }
 
 impl Worker {
     /// A host made of these parts.
     pub fn new(parts: Parts, options: Options) -> Self {
-        let Parts { backend, catalog, catalog_options, code, logs } = parts;
+        let Parts { backend, catalog, catalog_options, code, root_disks, logs } = parts;
         let inner = Inner {
             options,
             backend,
             logs,
             code,
+            root_disks,
             catalog: RwLock::new(catalog),
             catalog_options,
             resolved: RwLock::default(),
@@ -193,9 +212,22 @@ impl Worker {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Puts code and layers of a version in place, so that its first cold start does not wait for them.
+    /// Puts code and layers of a version in place, and has the backend make ready what it can, so that its first cold
+    /// start does not wait for them.
     pub async fn prepare(&self, spec: &Arc<EnvironmentSpec>) -> Result<(), StartError> {
-        self.inner.code_in_place(spec).await.map(drop)
+        self.inner.code_in_place(spec).await?;
+        if self.inner.backend.takes_images()
+            && let Err(error) = self.prepare_runtime(&spec.runtime, spec.memory_mb).await
+        {
+            // The first environment will meet the same error, and its caller is told.
+            tracing::debug!(runtime = spec.runtime, %error, "a runtime could not be prepared");
+        }
+        Ok(())
+    }
+
+    /// Has the backend make ready what all environments of a runtime with so much memory have in common, if it is not yet.
+    pub async fn prepare_runtime(&self, runtime: &str, memory_mb: u32) -> Result<(), StartError> {
+        environment::prepare(&self.inner, runtime, memory_mb).await
     }
 
     /// Starts an environment. `observer` is told, from the environment's own task, what becomes of it; it must not block.
@@ -310,9 +342,20 @@ impl Inner {
         Ok(resolved)
     }
 
+    /// The image of a root, for a backend that takes images. Made when it is first asked for, which takes seconds.
+    pub(crate) async fn root_image(&self, root: &RootFs) -> Result<Option<PathBuf>, StartError> {
+        if !self.backend.takes_images() {
+            return Ok(None);
+        }
+        let (disks, root) = (self.root_disks.clone(), root.clone());
+        let made = tokio::task::spawn_blocking(move || disks.of(&root));
+        let made = made.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        made.map(|disk| Some(disk.path.clone())).map_err(|error| StartError::Sandbox(chain(&error)))
+    }
+
     /// Unpacks on a thread that may wait for the disk; immediate when everything is there already.
     pub(crate) async fn code_in_place(&self, spec: &Arc<EnvironmentSpec>) -> Result<CodeInPlace, StartError> {
-        let cache = self.code.clone();
+        let (cache, takes_images) = (self.code.clone(), self.backend.takes_images());
         let spec = Arc::clone(spec);
         let work = tokio::task::spawn_blocking(move || {
             let unpack = |code: &CodeRef| {
@@ -328,7 +371,12 @@ impl Inner {
             };
             let extensions = opt.as_ref().map(|opt| extensions_in(opt.path())).unwrap_or_default();
             let bootstrap = bootstrap_in(task.path(), opt.as_ref().map(Lease::path));
-            Ok(CodeInPlace { task, opt, extensions, bootstrap })
+            let image = |tree: &Lease| cache.image(tree).map_err(|error| StartError::Code(chain(&error)));
+            let images = match takes_images {
+                true => Some((image(&task)?, opt.as_ref().map(image).transpose()?)),
+                false => None,
+            };
+            Ok(CodeInPlace { task, opt, extensions, bootstrap, images })
         });
         work.await.unwrap_or_else(|panic| Err(StartError::Code(format!("unpacking failed: {panic}"))))
     }

@@ -59,6 +59,7 @@ impl Host {
             catalog: Catalog::discover(&catalog_options),
             catalog_options,
             code: CodeCache::open(dir.path().join("code"), u64::MAX).expect("a code cache"),
+            root_disks: crate::RootDisks::open(dir.path().join("disks")).expect("a directory of disks"),
             logs: logs.clone(),
         };
         Self { worker: Worker::new(parts, options), backend, logs, dir }

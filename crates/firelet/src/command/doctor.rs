@@ -4,11 +4,13 @@ use std::process::ExitCode;
 
 use runtimes::Catalog;
 use sandbox::cgroup::Version;
-use sandbox::host::{HostFacts, Kvm};
+use sandbox::host::HostFacts;
+use sandbox::microvm::probe;
 use serde::Serialize;
 
 use super::runtimes::places;
 use crate::cli::DoctorOptions;
+use crate::isolation;
 
 /// One line of the findings.
 #[derive(Debug, Serialize)]
@@ -77,12 +79,9 @@ fn findings(facts: &HostFacts, catalog: &Catalog) -> Vec<Finding> {
         (forbidden, None) => format!("within user namespaces only ({} otherwise forbidden)", forbidden.join(", ")),
         (forbidden, Some(why)) => format!("{} forbidden, and no user namespaces: {why}", forbidden.join(", ")),
     };
-    let kvm = match &facts.kvm {
-        Kvm::Absent => "no /dev/kvm; functions run in namespaces".to_owned(),
-        Kvm::Denied(why) => format!("/dev/kvm cannot be opened ({why}); functions run in namespaces"),
-        Kvm::Usable(version) => {
-            format!("/dev/kvm answers (version {version}), but microVMs are not built yet; functions run in namespaces")
-        }
+    let (kvm_usable, kvm) = match probe::probe() {
+        Ok(usable) => (true, format!("microVMs can run here: {}", isolation::describe(&usable))),
+        Err(error) => (false, format!("no microVMs, functions run in namespaces: {}", isolation::reason(&error))),
     };
     let nat = match &facts.network.nft {
         Some(nft) => format!("address translation through {}", nft.display()),
@@ -128,7 +127,7 @@ fn findings(facts: &HostFacts, catalog: &Catalog) -> Vec<Finding> {
         finding("confinement", facts.seccomp && facts.landlock_abi.is_some(), format!("{seccomp}, {landlock}")),
         finding("network", facts.network.nft.is_some(), nat),
         finding("/tmp", disks, yes(disks, "disks of their own size", "tmpfs, counted against the function's memory")),
-        finding("KVM", matches!(facts.kvm, Kvm::Usable(_)), kvm),
+        finding("KVM", kvm_usable, kvm),
         finding(
             "disk",
             facts.disk.free_bytes.is_none_or(|free| free >= LITTLE_DISK),

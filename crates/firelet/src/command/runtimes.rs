@@ -1,13 +1,21 @@
 //! `firelet runtimes`: what functions can run on here, and how to add more.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context;
 use runtimes::{Catalog, Installed, Origin};
+use telemetry::{LogOptions, LogStore};
 
-use crate::cli::{RuntimePlaces, RuntimesAction, RuntimesOptions};
-use crate::config::default_data_dir;
+use crate::cli::{Isolation, LogFormat, PrepareOptions, RuntimePlaces, RuntimesAction, RuntimesOptions};
+use crate::config::{Config, MicroVm, default_data_dir};
+use crate::isolation;
+use crate::serve::{self, log_to_stderr};
 
-pub fn run(options: &RuntimesOptions) -> anyhow::Result<ExitCode> {
+pub async fn run(options: &RuntimesOptions) -> anyhow::Result<ExitCode> {
+    if let Some(RuntimesAction::Prepare(prepare)) = &options.action {
+        return self::prepare(prepare, &options.places).await;
+    }
     let mut catalog = Catalog::discover(&places(&options.places));
     if let Some(RuntimesAction::Add { spec }) = &options.action {
         let added = catalog.add(spec, &mut |line| eprintln!("{line}"))?;
@@ -22,6 +30,28 @@ pub fn run(options: &RuntimesOptions) -> anyhow::Result<ExitCode> {
             "  firelet runtimes add dir:/path/to/prefix      any directory with bin/python3, bin/node, bin/java or bin/ruby"
         );
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes base snapshots, with the backend that a server would have.
+async fn prepare(options: &PrepareOptions, places: &RuntimePlaces) -> anyhow::Result<ExitCode> {
+    log_to_stderr(LogFormat::Text);
+    let mut config = Config { isolation: Isolation::Microvm, ..Config::default() };
+    config.data_dir = places.data_dir.clone().unwrap_or(config.data_dir);
+    config.runtime_dirs.clone_from(&places.runtime_dir);
+    config.network = options.network.unwrap_or(config.network);
+    config.microvm = MicroVm { kernel: options.guest_kernel.clone(), agent: options.guest_agent.clone() };
+    let chosen = isolation::choose(&config)?.0;
+    let logs = LogStore::open(config.data_dir.join("logs.db"), LogOptions::default())?;
+    let (worker, _) = serve::worker(&config, chosen, Catalog::discover(&config.runtimes()), logs)?;
+    let sizes = if options.memory.is_empty() { &[128][..] } else { &options.memory };
+    for runtime in &options.runtimes {
+        for &memory_mb in sizes {
+            worker.prepare_runtime(runtime, memory_mb).await.with_context(|| format!("could not prepare {runtime}"))?;
+            println!("{runtime} with {memory_mb} MB is ready");
+        }
+    }
+    worker.shutdown(Duration::ZERO).await;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,20 +2,17 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use super::{DiskFacts, HostFacts, Kvm, LimitFacts, NetworkFacts};
+use super::{DiskFacts, HostFacts, LimitFacts, NetworkFacts};
 use crate::cgroup;
 use crate::net::rules::locate;
 
 /// Bit of CAP_SYS_ADMIN in the sets of `/proc/self/status` (`capabilities(7)`).
 const CAP_SYS_ADMIN: u32 = 21;
-// <linux/kvm.h>: _IO(0xAE, 0x00).
-const KVM_GET_API_VERSION: libc::Ioctl = 0xAE00;
 // <linux/landlock.h>
 const LANDLOCK_CREATE_RULESET_VERSION: libc::c_uint = 1;
 
@@ -69,7 +66,6 @@ pub(super) fn all(data_dir: &Path) -> HostFacts {
             pid_max: sysctl("kernel/pid_max"),
             open_files: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
         },
-        kvm: kvm(Path::new("/dev/kvm")),
     }
 }
 
@@ -151,17 +147,4 @@ pub(super) fn free_bytes(path: &Path) -> Option<u64> {
     let absolute: PathBuf = std::path::absolute(path).ok()?;
     let space = absolute.ancestors().find_map(|place| rustix::fs::statvfs(place).ok())?;
     space.f_bavail.checked_mul(space.f_frsize)
-}
-
-pub(super) fn kvm(device: &Path) -> Kvm {
-    let opened = fs::OpenOptions::new().read(true).write(true).open(device);
-    match opened {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Kvm::Absent,
-        Err(error) => Kvm::Denied(error.to_string()),
-        Ok(file) => {
-            // SAFETY: this request takes no argument and returns a number.
-            let version = unsafe { libc::ioctl(file.as_raw_fd(), KVM_GET_API_VERSION) };
-            if version >= 0 { Kvm::Usable(version) } else { Kvm::Denied(io::Error::last_os_error().to_string()) }
-        }
-    }
 }

@@ -1,6 +1,5 @@
 //! One sandbox as the server sees it, from the first order to the supervisor until nothing of it is left.
 
-use std::error::Error;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,6 +19,7 @@ use super::tenant::StartFailure;
 use super::wire::{Build, GroupEntry, Settle, Spawn, Timings, ToInit, ToSupervisor};
 use super::{Host, Roster, channel};
 use crate::cgroup::{Entry, Group, Limits, Version};
+use crate::create::failed;
 use crate::net::NetworkSlot;
 use crate::tmp_disk::TmpDisk;
 use crate::{
@@ -453,22 +453,4 @@ fn group_dir(fd: BorrowedFd<'_>) -> Option<PathBuf> {
 fn passwd(uid: u32) -> String {
     // Name and home directory as on Lambda.
     format!("root:x:0:0:root:/root:/sbin/nologin\nsbx_user1051:x:{uid}:{uid}::/home/sbx_user1051:/sbin/nologin\n")
-}
-
-/// Sorts out whether the host is full or something is wrong.
-fn failed(step: &str, error: impl Into<Box<dyn Error + Send + Sync>>) -> CreateError {
-    let error = error.into();
-    let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
-    while let Some(current) = cause {
-        let errno = current.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        if let Some(libc::ENOSPC | libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EUSERS) = errno {
-            return CreateError::NoRoom(format!("could not {step}: {current}"));
-        }
-        cause = current.source();
-    }
-    let source = match error.downcast::<io::Error>() {
-        Ok(error) => *error,
-        Err(error) => io::Error::other(error),
-    };
-    CreateError::Step { step: step.to_owned(), source }
 }

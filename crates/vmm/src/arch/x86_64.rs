@@ -89,6 +89,18 @@ impl Host {
             can_scale_tsc: kvm.check_extension(Cap::TscControl),
         })
     }
+
+    /// A digest of what the guest's only vCPU is shown: the same on every processor of one machine, and on every other
+    /// machine that can go on with its state.
+    pub fn shown(&self) -> [u8; 32] {
+        let mut hash = blake3::Hasher::new();
+        for entry in cpuid::of_vcpu(&self.cpuid, 0, 1, self.has_deadline_timer).as_slice() {
+            for word in [entry.function, entry.index, entry.flags, entry.eax, entry.ebx, entry.ecx, entry.edx] {
+                hash.update(&word.to_le_bytes());
+            }
+        }
+        hash.finalize().into()
+    }
 }
 
 /// Why this host cannot run machines.

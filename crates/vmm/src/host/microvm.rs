@@ -158,6 +158,11 @@ impl MicroVm {
         self.link.exited().await
     }
 
+    /// Whether the machine has ended.
+    pub fn has_ended(&self) -> bool {
+        self.link.has_ended()
+    }
+
     /// Waits until its process is gone as well, and with it everything that it had: files, mounts, control group.
     pub async fn gone(&self) -> Exit {
         self.link.gone().await

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::arch::{self, HostError};
+
 /// The facts of a host that a snapshot taken on it relies on. All of them must be the same where it is restored.
 ///
 /// The guest's kernel chose its instructions and its defences against the processor's flaws when it booted, by what CPUID told
@@ -30,7 +32,26 @@ pub struct Host {
     pub kvm: BTreeMap<String, u64>,
 }
 
+/// Why the facts of this host cannot be told.
+#[derive(Debug, Error)]
+pub enum FactsError {
+    /// The device cannot be opened.
+    #[error("cannot open /dev/kvm")]
+    Kvm(#[from] kvm_ioctls::Error),
+    /// It does not say what guests would be shown.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
 impl Host {
+    /// The host whose `/dev/kvm` this process can open.
+    pub fn of_this_machine() -> Result<Self, FactsError> {
+        let kvm = kvm_ioctls::Kvm::new()?;
+        let shown = arch::Host::probe(&kvm)?.shown();
+        let xsave = kvm.check_extension_int(kvm_ioctls::Cap::Xsave2);
+        Ok(Self::this(shown, BTreeMap::from([("xsave".to_owned(), u64::try_from(xsave).unwrap_or_default())])))
+    }
+
     /// This host. The caller knows what guests are shown (`cpuid`) and what their state needs (`kvm`).
     pub fn this(cpuid: [u8; 32], kvm: BTreeMap<String, u64>) -> Self {
         let processor = processor();

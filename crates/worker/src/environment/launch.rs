@@ -1,5 +1,6 @@
 //! From a specification to a sandbox in which the runtime can be started.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,21 +64,12 @@ pub(super) async fn launch(
     let code_done = Instant::now();
     let sandbox_spec = SandboxSpec {
         id: sandbox_id,
-        root: root(&resolved),
-        root_image: None,
         mounts: mounts(&code),
         tmp_bytes: u64::from(spec.tmp_mb) << 20,
-        memory_bytes: u64::from(spec.memory_mb) << 20,
-        cpu_millis: cpu_millis(spec.memory_mb).max(INIT_CPU_MILLIS),
-        processors: processors(spec.memory_mb),
-        max_tasks: host.options.max_tasks,
-        prestart: prestart(spec, &resolved),
-        listen: vec![RUNTIME_API],
+        prestart: prestart(&resolved, &spec.environment),
+        ..common(host, &resolved, spec.memory_mb).await?
     };
-    let mut sandbox = host.backend.create(sandbox_spec).await.map_err(|error| match error {
-        CreateError::NoRoom(_) => StartError::NoRoom(chain(&error)),
-        CreateError::Step { .. } | CreateError::SupervisorGone => StartError::Sandbox(chain(&error)),
-    })?;
+    let mut sandbox = host.backend.create(sandbox_spec).await.map_err(not_made)?;
     let options = runtime_api::Options {
         function_name: spec.function_name.clone(),
         function_version: spec.version.clone(),
@@ -114,6 +106,38 @@ pub(super) async fn launch(
     })
 }
 
+/// Has the backend make ready what sandboxes of a runtime with so much memory have in common.
+pub(super) async fn prepare(host: &Arc<Inner>, runtime: &str, memory_mb: u32) -> Result<(), StartError> {
+    let resolved = host.resolve(runtime).await?;
+    let spec = common(host, &resolved, memory_mb).await?;
+    host.backend.prepare(&spec).await.map_err(not_made)
+}
+
+/// A sandbox of a runtime, without anything of a function.
+async fn common(host: &Arc<Inner>, resolved: &Resolved, memory_mb: u32) -> Result<SandboxSpec, StartError> {
+    let root = root(resolved);
+    Ok(SandboxSpec {
+        id: String::new(),
+        root_image: host.root_image(&root).await?,
+        root,
+        mounts: vec![],
+        tmp_bytes: 0,
+        memory_bytes: u64::from(memory_mb) << 20,
+        cpu_millis: cpu_millis(memory_mb).max(INIT_CPU_MILLIS),
+        processors: processors(memory_mb),
+        max_tasks: host.options.max_tasks,
+        listen: vec![RUNTIME_API],
+        prestart: prestart(resolved, &BTreeMap::new()),
+    })
+}
+
+fn not_made(error: CreateError) -> StartError {
+    match error {
+        CreateError::NoRoom(_) => StartError::NoRoom(chain(&error)),
+        CreateError::Step { .. } | CreateError::SupervisorGone => StartError::Sandbox(chain(&error)),
+    }
+}
+
 /// The runtime's root, which is the same for all functions of it.
 fn root(resolved: &Resolved) -> RootFs {
     let plan = resolved.root.clone();
@@ -123,8 +147,9 @@ fn root(resolved: &Resolved) -> RootFs {
 
 /// The function's code and layers.
 fn mounts(code: &CodeInPlace) -> Vec<Bind> {
-    let task = Bind { source: code.task.path().to_owned(), target: PathBuf::from("/var/task") };
-    let opt = code.opt.as_ref().map(|opt| Bind { source: opt.path().to_owned(), target: PathBuf::from("/opt") });
+    let (task, opt) = code.sources();
+    let task = Bind { source: task.to_owned(), target: PathBuf::from("/var/task") };
+    let opt = opt.map(|opt| Bind { source: opt.to_owned(), target: PathBuf::from("/opt") });
     std::iter::once(task).chain(opt).collect()
 }
 
@@ -152,10 +177,10 @@ fn runtime_process(
 
 /// The runtime's process as it can be started for any function of the runtime; none where this function would find it
 /// started otherwise than its own variables ask for.
-fn prestart(spec: &EnvironmentSpec, resolved: &Resolved) -> Option<ProcessSpec> {
+fn prestart(resolved: &Resolved, own: &BTreeMap<String, String>) -> Option<ProcessSpec> {
     let env = variables::before_the_function(resolved);
-    let wrapped = resolved.wrapper_allowed && spec.environment.contains_key(WRAPPER_VARIABLE);
-    if !resolved.waits || wrapped || variables::matter_at_start(&spec.environment, &env) {
+    let wrapped = resolved.wrapper_allowed && own.contains_key(WRAPPER_VARIABLE);
+    if !resolved.waits || wrapped || variables::matter_at_start(own, &env) {
         return None;
     }
     let log_fd_env = resolved.log_fd.then(|| LOG_FD_VARIABLE.to_owned());
