@@ -399,22 +399,22 @@ impl Machine {
     }
 }
 
-/// What the host wants to say to the kernel, and what the machine needs to.
+/// What the host wants to say to the kernel, and what the machine needs to. What follows a lone `--` is for the first program
+/// and stays at the end.
 fn command_line(config: &MachineConfig) -> String {
-    let mut line = config.cmdline.trim().to_owned();
-    let mut add = |name: &str, value: &str| {
-        if !line.split_ascii_whitespace().any(|word| word.starts_with(name)) {
-            line.push_str(if line.is_empty() { "" } else { " " });
-            line.push_str(name);
-            line.push_str(value);
-        }
-    };
+    let given: Vec<&str> = config.cmdline.split_ascii_whitespace().collect();
+    let end = given.iter().position(|word| *word == "--").unwrap_or(given.len());
+    let (for_kernel, for_init) = given.split_at(end);
+    let mut words = for_kernel.to_vec();
     // A kernel that gives up ends the machine at once.
-    add("panic=", "-1");
-    if config.serial {
-        add("console=", "ttyS0");
+    if !for_kernel.iter().any(|word| word.starts_with("panic=")) {
+        words.push("panic=-1");
     }
-    line
+    if config.serial && !for_kernel.iter().any(|word| word.starts_with("console=")) {
+        words.push("console=ttyS0");
+    }
+    words.extend(for_init);
+    words.join(" ")
 }
 
 fn set_memory(vm: &VmFd, memory: &Memory) -> Result<(), KvmError> {

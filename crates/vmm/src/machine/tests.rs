@@ -17,6 +17,7 @@ fn config() -> MachineConfig {
 #[test]
 fn the_command_line_has_what_the_machine_needs_and_no_more() {
     assert_eq!(command_line(&config()), "quiet panic=-1");
+    assert_eq!(command_line(&MachineConfig { cmdline: "a -- b".into(), ..config() }), "a panic=-1 -- b");
     assert_eq!(command_line(&MachineConfig { cmdline: " panic=3 ".into(), ..config() }), "panic=3");
     assert_eq!(
         command_line(&MachineConfig { cmdline: String::new(), serial: true, ..config() }),

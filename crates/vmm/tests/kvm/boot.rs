@@ -57,7 +57,7 @@ fn busy_vcpus_can_be_paused_and_ended() {
 #[test]
 fn the_guest_knows_its_devices() {
     let kernel = or_skip!(kernel());
-    let cmdline = cmdline('r').replace("quiet loglevel=4", "ignore_loglevel");
+    let cmdline = cmdline('r').replace("loglevel=4", "ignore_loglevel");
     let mut bench = Bench::boot_in(memory_file(128), kernel, Some(file(&initramfs())), &config(2, &cmdline));
     bench.says("kvm-clock: Using msrs");
     bench.says("SMP: Allowing 2 CPUs");
