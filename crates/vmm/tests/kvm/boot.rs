@@ -60,7 +60,7 @@ fn the_guest_knows_its_devices() {
     let cmdline = cmdline('r').replace("loglevel=4", "ignore_loglevel");
     let mut bench = Bench::boot_in(memory_file(128), kernel, Some(file(&initramfs())), &config(2, &cmdline));
     bench.says("kvm-clock: Using msrs");
-    bench.says("SMP: Allowing 2 CPUs");
+    bench.says("Allowing 2 CPUs");
     bench.line("I ");
     assert_eq!(bench.exit(), Exit::Reset);
 }

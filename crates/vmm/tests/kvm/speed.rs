@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use crate::support::{Bench, kernel, memory_file, or_skip};
+use vmm::machine::MachineState;
+
+use crate::support::{Bench, kernel, memory_file, or_skip, shell};
 
 #[test]
 fn figures() {
@@ -18,11 +20,14 @@ fn figures() {
     let saved = started.elapsed();
     let state = state.encode().unwrap();
     eprintln!("save {saved:?}, encode {:?}, {} bytes", started.elapsed() - saved, state.len());
-    for _ in 0..5 {
+    for _ in 0..8 {
+        let shell = shell(1);
+        let made = *shell.timings();
         let started = Instant::now();
-        let mut clone = Bench::restore(&state, &memory).unwrap();
+        let state = MachineState::decode(&state).unwrap();
+        let mut clone = Bench::restore_into(shell, state, &memory).unwrap();
         let restored = started.elapsed();
-        clone.line("T ");
-        eprintln!("restore {restored:?}, first line {:?}: {:?}", started.elapsed(), clone.machine.timings());
+        clone.line("T");
+        eprintln!("restore {restored:?}, first line {:?}: {:?}, {made:?}", started.elapsed(), clone.machine.timings());
     }
 }

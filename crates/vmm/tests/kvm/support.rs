@@ -157,13 +157,18 @@ impl Bench {
     /// Restores from a state's bytes and the memory that belongs to it; the machine runs.
     pub fn restore(state: &[u8], memory: &OwnedFd) -> Result<Bench, RestoreError> {
         let state = MachineState::decode(state).unwrap();
+        let shell = shell(state.config().vcpus);
+        Bench::restore_into(shell, state, memory)
+    }
+
+    /// The same with a shell that was made before.
+    pub fn restore_into(shell: Shell, state: MachineState, memory: &OwnedFd) -> Result<Bench, RestoreError> {
         let (output, console) = Console::new();
         let serial = state.config().serial.then_some(output);
         let devices = DeviceFiles { serial, ..DeviceFiles::default() };
-        let vcpus = state.config().vcpus;
         let files = RestoreFiles { memory: memory.try_clone().unwrap(), devices, working_set: Vec::new() };
         let mut events = EventLoop::new().unwrap();
-        let mut machine = shell(vcpus).restore(state, files, &mut events)?;
+        let mut machine = shell.restore(state, files, &mut events)?;
         machine.resume();
         Ok(Bench::with(machine, events, console))
     }
