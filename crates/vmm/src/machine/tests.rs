@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn config() -> MachineConfig {
@@ -40,4 +42,14 @@ fn impossible_machines_are_refused() {
     assert!(matches!(check::config(&MachineConfig { vsock_cid: 2, ..config() }, 1), Err(ConfigError::ContextId(2))));
     assert!(matches!(check::state(&config(), 2, &[], 1), Err(ConfigError::State { what: "vcpus", .. })));
     assert!(matches!(check::state(&config(), 1, &[], 1), Err(ConfigError::State { what: "devices", .. })));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_break_the_decoder(mut bytes in proptest::collection::vec(any::<u8>(), 0..600), versioned in any::<bool>()) {
+        if versioned && bytes.len() > 1 {
+            bytes[..2].copy_from_slice(&[1, 0]);
+        }
+        prop_assert!(MachineState::decode(&bytes).is_err());
+    }
 }

@@ -4,7 +4,30 @@ use std::time::Instant;
 
 use vmm::machine::MachineState;
 
-use crate::support::{Bench, kernel, memory_file, or_skip, shell};
+use crate::bare;
+use crate::support::{Bench, kernel, kvm, memory_file, or_skip, shell};
+
+#[test]
+fn figures_of_a_bare_program() {
+    drop(or_skip!(kvm()));
+    for vcpus in [1, 6] {
+        let (_, state, memory) = bare::counting(vcpus);
+        for _ in 0..5 {
+            let started = Instant::now();
+            let shell = shell(vcpus);
+            let made = started.elapsed();
+            let shell_timings = *shell.timings();
+            let started = Instant::now();
+            let decoded = MachineState::decode(&state).unwrap();
+            let clone = Bench::restore_into(shell, decoded, &memory).unwrap();
+            let restored = started.elapsed();
+            eprintln!(
+                "{vcpus} vcpus: shell {made:?} {shell_timings:?}, restore {restored:?} {:?}",
+                clone.machine.timings()
+            );
+        }
+    }
+}
 
 #[test]
 fn figures() {
