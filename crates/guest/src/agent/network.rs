@@ -34,20 +34,36 @@ pub(super) fn set_up(network: &Network, root: &Path) -> io::Result<()> {
     sys::interface("eth0", libc::SIOCSIFADDR as _, |request| request.ifr_ifru.ifru_addr = address(network.address))?;
     sys::interface("eth0", libc::SIOCSIFNETMASK as _, |request| request.ifr_ifru.ifru_netmask = address(mask))?;
     up("eth0")?;
-    // SAFETY: all zeroes is a valid route.
-    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
-    route.rt_dst = address(Ipv4Addr::UNSPECIFIED);
-    route.rt_genmask = address(Ipv4Addr::UNSPECIFIED);
-    route.rt_gateway = address(network.gateway);
-    route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
-    match sys::inet_ioctl(libc::SIOCADDRT as _, &raw const route) {
-        // A machine that was restored may have it.
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-        other => other?,
-    }
+    // The gateway is on the link, whatever the prefix says.
+    let here = Ipv4Addr::BROADCAST;
+    route(network.gateway, here, None)?;
+    route(Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED, Some(network.gateway))?;
     if !network.resolv_conf.is_empty() {
         std::fs::write(RESOLV_CONF, &network.resolv_conf)?;
         disks::cover_file(root, "/etc/resolv.conf", Path::new(RESOLV_CONF))?;
     }
     Ok(())
+}
+
+/// A route to a network, through a gateway or on the link of `eth0`; one that is there already stays.
+fn route(destination: Ipv4Addr, mask: Ipv4Addr, gateway: Option<Ipv4Addr>) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid route.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    route.rt_dst = address(destination);
+    route.rt_genmask = address(mask);
+    route.rt_flags = libc::RTF_UP;
+    if mask == Ipv4Addr::BROADCAST {
+        route.rt_flags |= libc::RTF_HOST;
+    }
+    if let Some(gateway) = gateway {
+        route.rt_gateway = address(gateway);
+        route.rt_flags |= libc::RTF_GATEWAY;
+    }
+    let mut device = *b"eth0\0";
+    route.rt_dev = device.as_mut_ptr().cast();
+    match sys::inet_ioctl(libc::SIOCADDRT as _, &raw const route) {
+        // A machine that was restored may have it.
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        other => other,
+    }
 }
