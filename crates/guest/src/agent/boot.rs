@@ -28,6 +28,8 @@ const SWITCHES: [(&str, &str); 9] = [
     ("vm/unprivileged_userfaultfd", "0"),
     // A core dump is nowhere to be put.
     ("kernel/core_pattern", ""),
+    // As in a sandbox on a host with much memory: what a tenant asks for it gets, and is killed when it has used too much.
+    ("vm/overcommit_memory", "1"),
 ];
 
 /// Descriptors of the agent: pipes of many processes, connections of the Runtime API.

@@ -74,11 +74,20 @@ const DEVICE: &[c_long] = &[
     libc::SYS_fsync,
     libc::SYS_fallocate,
     libc::SYS_mremap,
-    libc::SYS_eventfd2,
     libc::SYS_getrandom,
+    // Devices are made when it is known which; what they watch is their own.
+    libc::SYS_eventfd2,
+    libc::SYS_epoll_create1,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
     // Stopping a vCPU thread.
+    libc::SYS_getpid,
     libc::SYS_tgkill,
 ];
+
+/// `ioctl` requests of the device thread beside KVM's: which pages a machine has touched (`PAGEMAP_SCAN`, linux/fs.h), and
+/// how packets look on a tap device (`TUNSETOFFLOAD`, `TUNSETVNETHDRSZ`, linux/if_tun.h).
+const OTHER_REQUESTS: &[u64] = &[0xc060_6610, 0x4004_54d0, 0x4004_54d8];
 
 /// `ioctl` requests: all of KVM's have this type (`KVMIO`, linux/kvm.h).
 const KVM_TYPE: u64 = 0xae00;
@@ -126,6 +135,11 @@ fn compile(audit: bool) -> Result<Filters, seccompiler::BackendError> {
 
     let mut device = vcpu.clone();
     device.extend(DEVICE.iter().map(|&call| (call, Vec::new())));
+    let mut requests = one_of(1, OTHER_REQUESTS)?;
+    requests.push(kvm);
+    device.insert(libc::SYS_ioctl, requests);
+    // Connections that the guest opens.
+    device.insert(libc::SYS_socketpair, one_of(0, &[libc::AF_UNIX as u64])?);
     device.insert(
         libc::SYS_fcntl,
         one_of(1, &[libc::F_GETFD as u64, libc::F_GETFL as u64, libc::F_DUPFD_CLOEXEC as u64])?,
