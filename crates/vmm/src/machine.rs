@@ -37,7 +37,7 @@ use crate::devices::virtio::mmio::RestoreError as TransportError;
 use crate::devices::vmgenid::GenerationError;
 use crate::event_loop::EventLoop;
 use crate::loader::LoadError;
-use crate::memory::{self, Memory, MemoryError};
+use crate::memory::{self, LOW_END, Memory, MemoryError, Room};
 use crate::vcpu::{Outcome, ThreadError, Vcpus};
 
 /// Why a shell cannot be made.
@@ -58,6 +58,9 @@ pub enum ShellError {
     /// An eventfd could not be had.
     #[error("cannot make an eventfd")]
     EventFd(#[source] io::Error),
+    /// There is no room for memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
 }
 
 /// Why a machine does not boot.
@@ -166,6 +169,7 @@ pub struct Shell {
     // Dropped in this order: the threads before what they use.
     vcpus: Vcpus,
     vm: VmFd,
+    room: Room,
     host: Arc<Host>,
     timings: ShellTimings,
 }
@@ -182,6 +186,8 @@ impl Shell {
         let host = Host::probe(&kvm)?;
         let probe = watch.lap();
         let vm = arch::create_vm(&kvm)?;
+        let room = Room::new()?;
+        set_slot(&vm, LOW_SLOT, 0, LOW_END, room.address())?;
         let vm_time = watch.lap();
         let mut fds = Vec::new();
         for index in 0..vcpus {
@@ -193,7 +199,7 @@ impl Shell {
         let outcome = Arc::new(Outcome::new().map_err(ShellError::EventFd)?);
         let vcpus = Vcpus::start(fds, outcome, on_vcpu_thread)?;
         let timings = ShellTimings { probe, vm: vm_time, vcpus: vcpu_time, threads: watch.lap() };
-        Ok(Shell { vcpus, vm, host: Arc::new(host), timings })
+        Ok(Shell { vcpus, vm, room, host: Arc::new(host), timings })
     }
 
     /// How long its making took.
@@ -205,7 +211,7 @@ impl Shell {
     pub fn boot(self, config: &MachineConfig, files: BootFiles, events: &mut EventLoop) -> Result<Machine, BootError> {
         let mut watch = Stopwatch::start();
         check::config(config, self.vcpus.count())?;
-        let memory = memory::shared(&files.memory, check::memory_bytes(config), config.huge_pages)?;
+        let memory = self.room.shared(&files.memory, check::memory_bytes(config), config.huge_pages)?;
         let memory_time = watch.lap();
         let devices = Devices::new(config, files.devices, &memory, self.vcpus.outcome())?;
         let devices_time = watch.lap();
@@ -254,7 +260,7 @@ impl Shell {
         let mut watch = Stopwatch::start();
         let MachineState { config, vm, vcpus, devices: device_states, serial } = state;
         check::state(&config, vcpus.len(), &device_states, self.vcpus.count())?;
-        let memory = memory::private(&files.memory, check::memory_bytes(&config))?;
+        let memory = self.room.private(&files.memory, check::memory_bytes(&config))?;
         set_memory(&self.vm, &memory)?;
         let memory_time = watch.lap();
         // The vCPUs' threads and this one work at the same time.
@@ -290,8 +296,8 @@ impl Shell {
     }
 
     fn into_machine(self, config: MachineConfig, memory: Memory, devices: Devices, timings: MachineTimings) -> Machine {
-        let Shell { vcpus, vm, host, .. } = self;
-        Machine { vcpus, vm, devices, memory, host, config, timings, running: false }
+        let Shell { vcpus, vm, room, host, .. } = self;
+        Machine { vcpus, vm, devices, memory, _room: room, host, config, timings, running: false }
     }
 }
 
@@ -302,6 +308,7 @@ pub struct Machine {
     vm: VmFd,
     devices: Devices,
     memory: Memory,
+    _room: Room,
     host: Arc<Host>,
     config: MachineConfig,
     timings: MachineTimings,
@@ -417,21 +424,29 @@ fn command_line(config: &MachineConfig) -> String {
     words.join(" ")
 }
 
+/// KVM's number for low memory; what lies above has the next.
+const LOW_SLOT: u32 = 0;
+
+/// Tells KVM of the memory that it does not know of yet: what lies outside of the room.
 fn set_memory(vm: &VmFd, memory: &Memory) -> Result<(), KvmError> {
-    for (slot, region) in (0u32..).zip(memory.iter()) {
+    for (slot, region) in (LOW_SLOT..).zip(memory.iter()).skip(1) {
         let Ok(address) = region.get_host_address(MemoryRegionAddress(0)) else { continue };
-        let region = kvm_userspace_memory_region {
-            slot,
-            flags: 0,
-            guest_phys_addr: region.start_addr().raw_value(),
-            memory_size: region.len(),
-            userspace_addr: address as u64,
-        };
-        // SAFETY: the mapping lives until after the virtual machine is closed: `Machine` drops its memory last, and whoever
-        // fails before there is one drops the shell, which ends the vCPUs without having run them.
-        unsafe { vm.set_user_memory_region(region) }.map_err(KvmError::to("set the guest's memory"))?;
+        set_slot(vm, slot, region.start_addr().raw_value(), region.len(), address as u64)?;
     }
     Ok(())
+}
+
+fn set_slot(vm: &VmFd, slot: u32, start: u64, bytes: u64, address: u64) -> Result<(), KvmError> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        flags: 0,
+        guest_phys_addr: start,
+        memory_size: bytes,
+        userspace_addr: address,
+    };
+    // SAFETY: what is mapped at these addresses stays the guest's until after the virtual machine is closed: `Machine` drops
+    // its memory and its room last, and whoever fails before there is one drops the shell, which has run no vCPU.
+    unsafe { vm.set_user_memory_region(region) }.map_err(KvmError::to("set the guest's memory"))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Instant;
 pub struct ShellTimings {
     /// Asking KVM what it can do.
     pub probe: u32,
-    /// Virtual machine and interrupt controllers.
+    /// Virtual machine, interrupt controllers, addresses for memory.
     pub vm: u32,
     /// vCPUs.
     pub vcpus: u32,
@@ -18,7 +18,7 @@ pub struct ShellTimings {
 /// A boot or a restore, until the vCPUs can run.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct MachineTimings {
-    /// Mapping memory; on a restore also telling KVM of it.
+    /// Mapping memory; on a restore also telling KVM of what lies above 4 GiB.
     pub memory: u32,
     /// Making devices, or restoring them.
     pub devices: u32,
@@ -26,7 +26,7 @@ pub struct MachineTimings {
     pub load: u32,
     /// Waiting for the vCPUs to have their state, and interrupt controllers and clock.
     pub vcpus: u32,
-    /// Connecting devices with KVM and the event loop; on a boot also telling KVM of the memory.
+    /// Connecting devices with KVM and the event loop; on a boot also telling KVM of memory above 4 GiB.
     pub attach: u32,
     /// Mapping the working set in advance; 0 on a boot.
     pub populate: u32,

@@ -65,3 +65,21 @@ fn impossible_sizes_are_refused() {
     assert!(matches!(shared(&fd, MIN_BYTES + 4096, true), Err(MemoryError::Size(_))));
     assert!(matches!(shared(&fd, 2 * MIN_BYTES, false), Err(MemoryError::Short { .. })));
 }
+
+#[test]
+fn low_memory_fills_the_room_that_was_set_aside() {
+    let fd = file(LOW_END + MIN_BYTES);
+    let room = Room::new().unwrap();
+    assert!(room.address().is_multiple_of(HUGE_PAGE));
+    let memory = room.private(&fd, LOW_END + MIN_BYTES).unwrap();
+    let low = memory.get_host_address(GuestAddress(0)).unwrap() as u64;
+    let high = memory.get_host_address(GuestAddress(HIGH_START)).unwrap() as u64;
+    assert_eq!(low, room.address());
+    assert!(!(low..low + LOW_END).contains(&high));
+    memory.write_obj(7u8, GuestAddress(LOW_END - 1)).unwrap();
+    assert_eq!(memory.read_obj::<u8>(GuestAddress(LOW_END - 1)).unwrap(), 7);
+    drop(memory);
+    // Filled anew, it has nothing of what was there.
+    let memory = room.shared(&fd, MIN_BYTES, false).unwrap();
+    assert_eq!(bytes(&memory), MIN_BYTES);
+}

@@ -75,6 +75,11 @@ pub fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Step {
             libc::EINTR => return Step::Interrupted,
             // A vCPU that waits to be woken by another one was disturbed.
             libc::EAGAIN => {}
+            libc::EFAULT => {
+                let text =
+                    format!("the guest reached for memory that it has not, or the host has none left{}", place(vcpu));
+                return Step::Ended(Exit::Crashed(text));
+            }
             _ => return Step::Ended(Exit::Failed(format!("kvm cannot run the guest{}: {error}", place(vcpu)))),
         },
     }
