@@ -16,7 +16,7 @@ const MOUNTS: [(&str, &str, MountFlags); 4] = [
 ];
 
 /// The kernel's switches that narrow what tenants can do to it. One that this kernel lacks is no loss.
-const SWITCHES: [(&str, &str); 9] = [
+const SWITCHES: [(&str, &str); 10] = [
     // No namespaces in which a tenant would be root.
     ("user/max_user_namespaces", "0"),
     ("kernel/unprivileged_bpf_disabled", "2"),
