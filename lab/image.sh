@@ -185,17 +185,18 @@ lab_quoted() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
 # The parts that a microVM is made of; fills lab_parts with `VARIABLE=FILE`. They come from the variables of the same names.
 # The tests get a kernel in any case, built if need be; what `run` runs gets one that is there.
 lab_guest_parts() {
-    local kernel=${FIRELET_GUEST_KERNEL:-} built
+    local kernel=${FIRELET_GUEST_KERNEL:-} agent=${FIRELET_GUEST_AGENT:-} built
     lab_parts=()
-    if [ -z "$kernel" ] && [ "$mode" = kvm ]; then
-        kernel=$("$root/scripts/guest-kernel" | tail -n 1)
+    if [ "$mode" != run ]; then
+        [ -n "$kernel" ] || kernel=$("$root/scripts/guest-kernel" | tail -n 1)
+        [ -n "$agent" ] || agent=$("$root/scripts/guest" | tail -n 1)
     elif [ -z "$kernel" ]; then
         for built in "$cache"/guest-kernel/*/.complete; do
             [ ! -e "$built" ] || [ "$built" -ot "$kernel" ] || kernel=${built%/.complete}/vmlinux
         done
     fi
     [ -z "$kernel" ] || lab_parts+=("FIRELET_GUEST_KERNEL=$kernel")
-    [ -z "${FIRELET_GUEST_AGENT:-}" ] || lab_parts+=("FIRELET_GUEST_AGENT=$FIRELET_GUEST_AGENT")
+    [ -z "$agent" ] || lab_parts+=("FIRELET_GUEST_AGENT=$agent")
     [ -z "${FIRELET_GUEST_IMAGES:-}" ] || lab_parts+=("FIRELET_GUEST_IMAGES=$FIRELET_GUEST_IMAGES")
 }
 

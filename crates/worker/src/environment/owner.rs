@@ -170,7 +170,7 @@ impl Owner {
                 return Ok(());
             }
             let wake = self.wait().await;
-            self.interpret(wake);
+            self.interpret(wake)?;
         }
     }
 
@@ -221,14 +221,15 @@ impl Owner {
 
     /// Turns a wake-up into events. What the Runtime API has said comes first: an answer counts even if the runtime
     /// has ended or the time is over by the moment that it is looked at.
-    fn interpret(&mut self, wake: Wake) {
+    fn interpret(&mut self, wake: Wake) -> Result<(), StartError> {
         match wake {
             Wake::Outcome(outcome) => self.answered(outcome),
             Wake::Api(event) => {
                 self.collect_outcome();
                 match event {
                     Some(event) => self.api_event(event),
-                    None => self.pending.push_back(Event::Shutdown),
+                    // Nobody but this task closes it.
+                    None => return Err(StartError::Broken("the sandbox has ended, and its runtime api with it".to_owned())),
                 }
             }
             Wake::Command(command) => self.command(command),
@@ -252,6 +253,7 @@ impl Owner {
             }
             Wake::Said => {}
         }
+        Ok(())
     }
 
     fn api_event(&mut self, event: runtime_api::Event) {
