@@ -21,6 +21,18 @@ def test_every_test_named_in_the_compatibility_table_exists():
     assert missing == []
 
 
+def test_every_check_of_the_lab_named_in_the_compatibility_table_exists():
+    text = (ROOT / "docs/compatibility.md").read_text() + (ROOT / "docs/security.md").read_text()
+    named = set(re.findall(r"`(\w+)::(check_\w+)`", text))
+    assert len(named) > 8
+    missing = [
+        f"{file}::{check}"
+        for file, check in sorted(named)
+        if f"def {check}(" not in (ROOT / f"lab/guest/{file}.py").read_text()
+    ]
+    assert missing == []
+
+
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/compatibility.md"])
 def test_links_between_documents_lead_somewhere(document):
     path = ROOT / document
