@@ -32,6 +32,10 @@ serve *arguments:
 bench *arguments:
     scripts/bench {{arguments}}
 
+# measures the machine monitor on KVM, here or in the lab: boot, snapshot, clones, memory
+bench-vmm *arguments:
+    scripts/bench-vmm {{arguments}}
+
 # boots an emulated machine with control groups version 2 and KVM and tests Firelet there, see lab/README.md
 lab *checks:
     scripts/lab {{checks}}
