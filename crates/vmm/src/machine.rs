@@ -10,6 +10,7 @@
 
 mod check;
 mod devices;
+mod doors;
 mod state;
 mod timings;
 
@@ -28,6 +29,8 @@ use vmm_sys_util::eventfd::EventFd;
 pub use self::check::ConfigError;
 use self::devices::Devices;
 pub use self::devices::{DeviceError, DeviceFiles};
+pub use self::doors::DoorError;
+use self::doors::Doors;
 pub use self::state::{DecodeError, MachineState};
 use self::timings::Stopwatch;
 pub use self::timings::{MachineTimings, ShellTimings};
@@ -61,6 +64,9 @@ pub enum ShellError {
     /// There is no room for memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Queues cannot be watched.
+    #[error(transparent)]
+    Doors(#[from] DoorError),
 }
 
 /// Why a machine does not boot.
@@ -170,6 +176,7 @@ pub struct Shell {
     vcpus: Vcpus,
     vm: VmFd,
     room: Room,
+    doors: Doors,
     host: Arc<Host>,
     timings: ShellTimings,
 }
@@ -188,6 +195,7 @@ impl Shell {
         let vm = arch::create_vm(&kvm)?;
         let room = Room::new()?;
         set_slot(&vm, LOW_SLOT, 0, LOW_END, room.address())?;
+        let doors = Doors::new(&vm)?;
         let vm_time = watch.lap();
         let mut fds = Vec::new();
         for index in 0..vcpus {
@@ -199,7 +207,7 @@ impl Shell {
         let outcome = Arc::new(Outcome::new().map_err(ShellError::EventFd)?);
         let vcpus = Vcpus::start(fds, outcome, on_vcpu_thread)?;
         let timings = ShellTimings { probe, vm: vm_time, vcpus: vcpu_time, threads: watch.lap() };
-        Ok(Shell { vcpus, vm, room, host: Arc::new(host), timings })
+        Ok(Shell { vcpus, vm, room, doors, host: Arc::new(host), timings })
     }
 
     /// How long its making took.
@@ -208,12 +216,18 @@ impl Shell {
     }
 
     /// Boots a kernel. The machine comes up running; `events` is to be turned from now on.
-    pub fn boot(self, config: &MachineConfig, files: BootFiles, events: &mut EventLoop) -> Result<Machine, BootError> {
+    pub fn boot(
+        mut self,
+        config: &MachineConfig,
+        files: BootFiles,
+        events: &mut EventLoop,
+    ) -> Result<Machine, BootError> {
         let mut watch = Stopwatch::start();
         check::config(config, self.vcpus.count())?;
         let memory = self.room.shared(&files.memory, check::memory_bytes(config), config.huge_pages)?;
         let memory_time = watch.lap();
-        let devices = Devices::new(config, files.devices, &memory, self.vcpus.outcome())?;
+        let doors = std::mem::take(&mut self.doors);
+        let devices = Devices::new(config, files.devices, &memory, self.vcpus.outcome(), doors)?;
         let devices_time = watch.lap();
         let cmdline = command_line(config);
         let parts = arch::BootParts {
@@ -252,7 +266,7 @@ impl Shell {
     /// Restores a saved machine. It comes up paused, with a generation id of its own; `events` is to be turned from when it
     /// is resumed.
     pub fn restore(
-        self,
+        mut self,
         state: MachineState,
         files: RestoreFiles,
         events: &mut EventLoop,
@@ -266,7 +280,9 @@ impl Shell {
         // The vCPUs' threads and this one work at the same time.
         let host = Arc::clone(&self.host);
         let pending = self.vcpus.start_job(move |index, vcpu| vcpus[index].restore(vcpu, &host));
-        let built = Devices::restore(&config, files.devices, &memory, self.vcpus.outcome(), &device_states, serial);
+        let doors = std::mem::take(&mut self.doors);
+        let built =
+            Devices::restore(&config, files.devices, &memory, self.vcpus.outcome(), doors, &device_states, serial);
         let devices_time = watch.lap();
         let restored = pending.wait()?;
         for (index, result) in restored.into_iter().enumerate() {

@@ -140,7 +140,7 @@ pub struct ShellTimes {
     pub jail: u32,
     /// Asking KVM what it can do.
     pub probe: u32,
-    /// Virtual machine and interrupt controllers.
+    /// Virtual machine, interrupt controllers, queues' eventfds.
     pub vm: u32,
     /// vCPUs.
     pub vcpus: u32,

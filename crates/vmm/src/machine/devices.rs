@@ -5,10 +5,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_ioctls::{IoEventAddress, VmFd};
+use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::RestoreError;
+use super::doors::{self, Doors};
 use crate::arch::{self, KvmError, Slot};
 use crate::bus::{Bus, OverlapError};
 use crate::config::MachineConfig;
@@ -18,7 +19,7 @@ use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::block::Block;
 use crate::devices::virtio::entropy::Entropy;
-use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Transport, TransportState, WINDOW};
+use crate::devices::virtio::mmio::{Transport, TransportState, WINDOW};
 use crate::devices::virtio::net::Net;
 use crate::devices::virtio::vsock::{Handle, Vsock};
 use crate::devices::vmgenid::GenerationId;
@@ -88,6 +89,8 @@ struct Virtio {
     slot: Slot,
     transport: Arc<Mutex<Transport>>,
     irq: EventFd,
+    /// How many of its queues KVM knows already.
+    connected: usize,
 }
 
 struct Console {
@@ -109,12 +112,14 @@ impl Devices {
         files: DeviceFiles,
         memory: &Memory,
         outcome: &Arc<Outcome>,
+        doors: Doors,
     ) -> Result<Devices, DeviceError> {
         let (parts, serial) = parts(config, files)?;
-        let transport = |_, device, irq| {
-            Transport::new(device, memory.clone(), irq).map_err(|source| DeviceError::Host { what: "window", source })
+        let transport = |_, device, irq, doors| {
+            Transport::new(device, memory.clone(), irq, doors)
+                .map_err(|source| DeviceError::Host { what: "window", source })
         };
-        Devices::with(parts, serial, None, outcome, transport)
+        Devices::with(parts, serial, None, outcome, doors, transport)
     }
 
     /// Those of a machine that is restored, one state for each.
@@ -123,15 +128,16 @@ impl Devices {
         files: DeviceFiles,
         memory: &Memory,
         outcome: &Arc<Outcome>,
+        doors: Doors,
         states: &[TransportState],
         registers: Option<SerialRegisters>,
     ) -> Result<Devices, RestoreError> {
         let (parts, serial) = parts(config, files)?;
-        let transport = |index: usize, device, irq| {
-            Transport::restore(&states[index], device, memory.clone(), irq)
+        let transport = |index: usize, device, irq, doors| {
+            Transport::restore(&states[index], device, memory.clone(), irq, doors)
                 .map_err(|source| RestoreError::Transport { index, source })
         };
-        Devices::with(parts, serial, registers, outcome, transport)
+        Devices::with(parts, serial, registers, outcome, doors, transport)
     }
 
     fn with<E: From<DeviceError>>(
@@ -139,7 +145,8 @@ impl Devices {
         serial: Option<OwnedFd>,
         registers: Option<SerialRegisters>,
         outcome: &Arc<Outcome>,
-        transport: impl Fn(usize, Device, EventFd) -> Result<Transport, E>,
+        mut doors: Doors,
+        transport: impl Fn(usize, Device, EventFd, Vec<EventFd>) -> Result<Transport, E>,
     ) -> Result<Devices, E> {
         let host = |what| move |source| DeviceError::Host { what, source };
         let mut virtio = Vec::new();
@@ -147,7 +154,10 @@ impl Devices {
             let slot = arch::slot(index).ok_or(DeviceError::Slots(index))?;
             let irq = eventfd().map_err(host("interrupt"))?;
             let raised = irq.try_clone().map_err(host("interrupt"))?;
-            virtio.push(Virtio { slot, transport: Arc::new(Mutex::new(transport(index, device, raised)?)), irq });
+            let doors = doors.take(index);
+            let connected = doors.len();
+            let transport = Arc::new(Mutex::new(transport(index, device, raised, doors)?));
+            virtio.push(Virtio { slot, transport, irq, connected });
         }
         let console = match serial {
             Some(output) => {
@@ -194,9 +204,8 @@ impl Devices {
     pub fn attach(&self, vm: &VmFd, events: &mut EventLoop) -> Result<(), DeviceError> {
         for device in &self.virtio {
             let transport = device.transport.lock().unwrap_or_else(PoisonError::into_inner);
-            let register = IoEventAddress::Mmio(device.slot.base + QUEUE_NOTIFY);
-            for (queue, notifier) in (0u32..).zip(transport.notifiers()) {
-                vm.register_ioevent(notifier, &register, queue).map_err(KvmError::to("watch a queue's register"))?;
+            for (queue, notifier) in transport.notifiers().iter().enumerate().skip(device.connected) {
+                doors::connect(vm, device.slot, queue, notifier)?;
             }
             interrupt(vm, &device.irq, device.slot.gsi)?;
             let worker = transport.worker().map_err(|source| DeviceError::Host { what: "worker", source })?;

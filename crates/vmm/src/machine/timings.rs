@@ -7,7 +7,7 @@ use std::time::Instant;
 pub struct ShellTimings {
     /// Asking KVM what it can do.
     pub probe: u32,
-    /// Virtual machine, interrupt controllers, addresses for memory.
+    /// Virtual machine, interrupt controllers, addresses for memory, queues' eventfds.
     pub vm: u32,
     /// vCPUs.
     pub vcpus: u32,

@@ -99,21 +99,29 @@ pub enum RestoreError {
 }
 
 impl Transport {
-    /// A window for `device`, whose driver is told things by writing `irq`.
-    pub fn new(device: Arc<Mutex<dyn VirtioDevice>>, memory: Memory, irq: EventFd) -> io::Result<Transport> {
+    /// A window for `device`, whose driver is told things by writing `irq`. The first [`Transport::notifiers`] are the
+    /// `doors`, which may be connected already.
+    pub fn new(
+        device: Arc<Mutex<dyn VirtioDevice>>,
+        memory: Memory,
+        irq: EventFd,
+        doors: Vec<EventFd>,
+    ) -> io::Result<Transport> {
         let registers = Registers::new(&*lock(&device));
-        Transport::with(device, memory, irq, registers)
+        Transport::with(device, memory, irq, doors, registers)
     }
 
     fn with(
         device: Arc<Mutex<dyn VirtioDevice>>,
         memory: Memory,
         irq: EventFd,
+        doors: Vec<EventFd>,
         registers: Registers,
     ) -> io::Result<Transport> {
         let flags = EFD_NONBLOCK | EFD_CLOEXEC;
         let queues = lock(&device).queue_sizes().len();
-        let notifiers = (0..queues).map(|_| EventFd::new(flags)).collect::<io::Result<Vec<_>>>()?;
+        let more = std::iter::repeat_with(|| EventFd::new(flags));
+        let notifiers = doors.into_iter().map(Ok).chain(more).take(queues).collect::<io::Result<Vec<_>>>()?;
         let shared = Shared {
             device,
             phase: Mutex::new(Phase::Idle),
@@ -131,6 +139,7 @@ impl Transport {
         device: Arc<Mutex<dyn VirtioDevice>>,
         memory: Memory,
         irq: EventFd,
+        doors: Vec<EventFd>,
     ) -> Result<Transport, RestoreError> {
         let kind = {
             let mut device = lock(&device);
@@ -144,7 +153,7 @@ impl Transport {
             device.restore(&state.device).map_err(|source| RestoreError::Device { kind, source })?;
             kind
         };
-        let transport = Transport::with(device, memory, irq, state.registers.clone())?;
+        let transport = Transport::with(device, memory, irq, doors, state.registers.clone())?;
         transport.shared.interrupt.restore(state.interrupt_status, state.generation, state.needs_reset);
         if transport.registers.driver_is_ready() && !state.needs_reset {
             let activation = transport.activation().ok_or(RestoreError::Registers(kind))?;

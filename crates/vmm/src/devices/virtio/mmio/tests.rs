@@ -146,7 +146,7 @@ impl Machine {
         let memory = testing::memory(0x1_0000);
         let echo = Echo::new();
         let irq = EventFd::new(EFD_NONBLOCK).unwrap();
-        let transport = Transport::new(echo.clone(), memory.clone(), irq.try_clone().unwrap()).unwrap();
+        let transport = Transport::new(echo.clone(), memory.clone(), irq.try_clone().unwrap(), Vec::new()).unwrap();
         Machine::with(echo, transport, irq, drivers(&memory))
     }
 
@@ -163,7 +163,7 @@ impl Machine {
         let echo = Echo::new();
         let irq = EventFd::new(EFD_NONBLOCK).unwrap();
         let memory = self.drivers[0].memory.clone();
-        let transport = Transport::restore(&state, echo.clone(), memory, irq.try_clone().unwrap())?;
+        let transport = Transport::restore(&state, echo.clone(), memory, irq.try_clone().unwrap(), Vec::new())?;
         assert_eq!(transport.save().registers, state.registers);
         Ok(Machine::with(echo, transport, irq, self.drivers))
     }
@@ -539,7 +539,7 @@ fn a_forged_state_is_refused() {
         let mut state = good.clone();
         change(&mut state);
         let irq = EventFd::new(EFD_NONBLOCK).unwrap();
-        Transport::restore(&state, Echo::new(), testing::memory(0x1_0000), irq).err()
+        Transport::restore(&state, Echo::new(), testing::memory(0x1_0000), irq, Vec::new()).err()
     };
     assert!(forge(&|_| {}).is_none());
     assert!(matches!(forge(&|state| state.kind = 1), Some(RestoreError::Kind { expected: KIND, found: 1 })));
