@@ -110,7 +110,7 @@ class Checks:
         assert self.server.invoke("custom", hello="again").ok()["echo"] == {"hello": "again"}
 
     def check_ten_clones_at_once_share_no_secret(self):
-        answers = [answer.ok() for answer in self.server.parallel(10, "probe", do="draw", seconds=20)]
+        answers = [answer.ok() for answer in self.server.parallel(10, "probe", do="draw", seconds=40)]
         assert len({answer["stream"] for answer in answers}) == 10, answers
         for when in ("early", "late"):
             for what in answers[0][when]:
