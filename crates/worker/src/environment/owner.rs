@@ -229,7 +229,9 @@ impl Owner {
                 match event {
                     Some(event) => self.api_event(event),
                     // Nobody but this task closes it.
-                    None => return Err(StartError::Broken("the sandbox has ended, and its runtime api with it".to_owned())),
+                    None => {
+                        return Err(StartError::Broken("the sandbox has ended, and its runtime api with it".to_owned()));
+                    }
                 }
             }
             Wake::Command(command) => self.command(command),
