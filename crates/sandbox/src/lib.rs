@@ -11,6 +11,7 @@ pub mod microvm;
 pub mod namespace;
 pub mod net;
 mod pool;
+pub mod snapshot;
 pub mod tmp_disk;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,10 @@ use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
+
+pub use self::snapshot::{Restored, Snapshot, SnapshotError};
 
 /// Does the work of a sandbox's process and exits, if this process was started for that; returns otherwise. Every program
 /// that starts a backend calls it first thing in `main`, before any thread is there.
@@ -215,6 +219,17 @@ pub trait Sandbox: Send + Sync {
 
     /// Starts a new measurement of [`Usage::memory_peak_bytes`], where the kernel can.
     fn reset_peak(&self);
+
+    /// Stops it where it is and keeps that as the model of others; ends it, also where that fails. Frozen or not, and off the
+    /// request path: writing out what is the sandbox's own takes some ten milliseconds at least.
+    /// Unsupported unless the backend says otherwise.
+    fn snapshot(self: Box<Self>) -> BoxFuture<'static, Result<Arc<dyn Snapshot>, SnapshotError>> {
+        let destroyed = self.destroy();
+        Box::pin(async move {
+            destroyed.await;
+            Err(SnapshotError::Unsupported)
+        })
+    }
 
     /// Kills everything and removes all that the sandbox had on the host. Off the request path.
     fn destroy(self: Box<Self>) -> BoxFuture<'static, ()>;

@@ -17,7 +17,9 @@ mod agent;
 mod base;
 mod initramfs;
 mod live;
+mod make;
 mod size;
+mod snapshot;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -227,7 +229,7 @@ impl Backend for MicroVms {
 
     fn create<'a>(&'a self, spec: SandboxSpec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, CreateError>> {
         Box::pin(async move {
-            let machine = live::create(&self.host, spec).await?;
+            let machine = make::create(&self.host, spec).await?;
             Ok(Box::new(machine) as Box<dyn Sandbox>)
         })
     }

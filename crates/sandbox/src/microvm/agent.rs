@@ -65,7 +65,32 @@ struct Shared {
     last_process: u32,
     last_stream: u64,
     waiting: HashMap<u64, oneshot::Sender<Reply>>,
-    running: HashMap<u32, oneshot::Sender<Exit>>,
+    running: HashMap<u32, Running>,
+}
+
+/// A process that has not ended, as far as is known.
+#[derive(Debug)]
+struct Running {
+    streams: [u64; 3],
+    told: oneshot::Sender<Exit>,
+}
+
+/// What a machine's agent knows by number, so that another connection to it, or to a clone of it, can go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Past {
+    /// Processes are numbered from the next one on.
+    pub last_process: u32,
+    /// As are streams.
+    pub last_stream: u64,
+    /// Processes that run, and the numbers of their streams, in the order of their numbers.
+    pub running: Vec<(ProcessId, [u64; 3])>,
+}
+
+impl Past {
+    /// Of a machine in which nothing of the tenant runs, and which has used no higher numbers than this.
+    pub fn up_to(number: u32) -> Past {
+        Past { last_process: number, last_stream: u64::from(number), running: Vec::new() }
+    }
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
@@ -74,17 +99,32 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 }
 
 impl Agent {
-    /// Talks to the agent over `stream` from now on. Processes and streams are numbered from `first` on, which must be above
-    /// what an earlier connection to the same agent, or to the one it was cloned from, has used.
-    pub fn new(stream: UnixStream, first: u32) -> Agent {
+    /// Talks to the agent over `stream` from now on. `past` is what an earlier connection to the same agent, or to the one
+    /// that it was cloned from, has used; tells the ends of the processes that run, in their order.
+    pub fn new(stream: UnixStream, past: &Past) -> (Agent, Vec<oneshot::Receiver<Exit>>) {
         // Unbounded, but each caller waits for its answer, and there are few of them.
         let (requests, queue) = mpsc::unbounded_channel();
-        let state = Shared { last_process: first, last_stream: u64::from(first), ..Shared::default() };
+        let mut state = Shared { last_process: past.last_process, last_stream: past.last_stream, ..Shared::default() };
+        let mut exits = Vec::with_capacity(past.running.len());
+        for (process, streams) in &past.running {
+            let (told, exit) = oneshot::channel();
+            state.running.insert(process.0, Running { streams: *streams, told });
+            exits.push(exit);
+        }
         let shared = Arc::new(Mutex::new(state));
         let (read, write) = stream.into_split();
         tokio::spawn(send(write, queue));
         tokio::spawn(receive(frame::Reader::new(read, 0), Arc::clone(&shared)));
-        Agent { requests, shared }
+        (Agent { requests, shared }, exits)
+    }
+
+    /// What the next connection has to know.
+    pub fn past(&self) -> Past {
+        let shared = lock(&self.shared);
+        let mut running: Vec<_> =
+            shared.running.iter().map(|(number, running)| (ProcessId(*number), running.streams)).collect();
+        running.sort_unstable();
+        Past { last_process: shared.last_process, last_stream: shared.last_stream, running }
     }
 
     /// Whether the connection is there.
@@ -92,8 +132,8 @@ impl Agent {
         !lock(&self.shared).gone
     }
 
-    /// A number for a process, and where its end will be told.
-    pub fn announce(&self) -> Result<(ProcessId, oneshot::Receiver<Exit>), Gone> {
+    /// A number for a process with these streams, and where its end will be told.
+    pub fn announce(&self, streams: [u64; 3]) -> Result<(ProcessId, oneshot::Receiver<Exit>), Gone> {
         let (told, exit) = oneshot::channel();
         let mut shared = lock(&self.shared);
         if shared.gone {
@@ -101,7 +141,7 @@ impl Agent {
         }
         shared.last_process += 1;
         let number = shared.last_process;
-        shared.running.insert(number, told);
+        shared.running.insert(number, Running { streams, told });
         Ok((ProcessId(number), exit))
     }
 
@@ -180,8 +220,8 @@ async fn receive(mut frames: frame::Reader<OwnedReadHalf>, shared: Arc<Mutex<Sha
             }
             Ok((FromAgent::Event(Event::Exited { process, code, signal }), _)) => {
                 let exit = code.map_or(Exit::Signal(signal.unwrap_or(libc::SIGKILL)), Exit::Code);
-                if let Some(told) = lock(&shared).running.remove(&process) {
-                    let _ = told.send(exit);
+                if let Some(running) = lock(&shared).running.remove(&process) {
+                    let _ = running.told.send(exit);
                 }
             }
             Err(error) => {
@@ -193,8 +233,8 @@ async fn receive(mut frames: frame::Reader<OwnedReadHalf>, shared: Arc<Mutex<Sha
     let mut shared = lock(&shared);
     shared.gone = true;
     shared.waiting.clear();
-    for (_, told) in shared.running.drain() {
-        let _ = told.send(Exit::Signal(libc::SIGKILL));
+    for (_, running) in shared.running.drain() {
+        let _ = running.told.send(Exit::Signal(libc::SIGKILL));
     }
 }
 
@@ -206,7 +246,7 @@ mod tests {
     fn connected() -> (Agent, frame::Reader<OwnedReadHalf>, OwnedWriteHalf) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (read, write) = theirs.into_split();
-        (Agent::new(ours, 10), frame::Reader::new(read, 0), write)
+        (Agent::new(ours, &Past::up_to(10)).0, frame::Reader::new(read, 0), write)
     }
 
     async fn say(to: &mut OwnedWriteHalf, message: FromAgent) {
@@ -237,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn exits_are_told_to_whoever_waits_for_them() {
         let (agent, _asked, mut answers) = connected();
-        let ((one, first), (two, second)) = (agent.announce().unwrap(), agent.announce().unwrap());
+        let ((one, first), (two, second)) = (agent.announce([0; 3]).unwrap(), agent.announce([0; 3]).unwrap());
         assert_eq!((one, two), (ProcessId(11), ProcessId(12)));
         for (process, code, signal) in [(12, None, Some(15)), (77, Some(0), None), (11, Some(3), None)] {
             say(&mut answers, FromAgent::Event(Event::Exited { process, code, signal })).await;
@@ -246,10 +286,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn another_connection_goes_on_with_the_processes() {
+        let (agent, _asked, mut answers) = connected();
+        let streams: Vec<_> = (0..6).map(|_| agent.new_stream()).collect();
+        let (_, first) = agent.announce([streams[0], streams[1], streams[2]]).unwrap();
+        let (two, _) = agent.announce([streams[3], streams[4], 0]).unwrap();
+        say(&mut answers, FromAgent::Event(Event::Exited { process: 11, code: Some(0), signal: None })).await;
+        first.await.unwrap();
+        let past = agent.past();
+        let expected = Past { last_process: 12, last_stream: 16, running: vec![(two, [14, 15, 0])] };
+        assert_eq!(past, expected);
+
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (again, mut exits) = Agent::new(ours, &past);
+        let (_read, mut write) = theirs.into_split();
+        assert_eq!((again.new_stream(), again.announce([0; 3]).unwrap().0), (17, ProcessId(13)));
+        say(&mut write, FromAgent::Event(Event::Exited { process: 12, code: None, signal: Some(9) })).await;
+        assert_eq!(exits.remove(0).await.unwrap(), Exit::Signal(9));
+    }
+
+    #[tokio::test]
     async fn a_lost_connection_ends_every_wait() {
         for garbage in [false, true] {
             let (agent, asked, mut answers) = connected();
-            let (_, exit) = agent.announce().unwrap();
+            let (_, exit) = agent.announce([0; 3]).unwrap();
             let answer = agent.order(Request::Quiesce);
             if garbage {
                 tokio::io::AsyncWriteExt::write_all(&mut answers, &[0xff; 64]).await.unwrap();
@@ -258,7 +318,7 @@ mod tests {
             }
             assert!(matches!(answer.await, Err(AskError::Gone(Gone))));
             assert_eq!(exit.await.unwrap(), Exit::Signal(libc::SIGKILL));
-            assert!(!agent.is_open() && agent.announce().is_err());
+            assert!(!agent.is_open() && agent.announce([0; 3]).is_err());
             assert!(matches!(agent.order(Request::KillAll).await, Err(AskError::Gone(Gone))));
         }
     }

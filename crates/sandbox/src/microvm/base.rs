@@ -20,8 +20,8 @@ use vmm::host::{Attached, Kernel, MicroVm};
 use vmm::snapshot::{SnapshotStore, StoreError, Template};
 
 use super::Host;
-use super::agent::{Agent, AskError};
-use super::live::{disk_bytes, drive, nothing, open, root_image};
+use super::agent::{Agent, AskError, Past};
+use super::make::{disk_bytes, drive, nothing, open, root_image};
 use super::size::Size;
 use crate::create::failed;
 use crate::{CreateError, ProcessSpec, SandboxSpec};
@@ -108,7 +108,8 @@ pub(super) struct Base {
     name: String,
     size: Size,
     template: RwLock<Arc<Template>>,
-    shelf: Arc<Shelf>,
+    /// Where it is kept; a snapshot of a sandbox is not.
+    shelf: Option<Arc<Shelf>>,
     /// Whether somebody has recorded, or is recording, what clones touch.
     recorded: AtomicBool,
 }
@@ -171,7 +172,7 @@ impl Bases {
         let milliseconds = began.elapsed().as_millis();
         tracing::info!(base = name, root = %kind.root_image.display(), milliseconds, "base snapshot {origin}");
         let recorded = AtomicBool::new(!template.working_set().is_empty());
-        let shelf = Arc::clone(&self.shelf);
+        let shelf = Some(Arc::clone(&self.shelf));
         Ok(Arc::new(Base { name, size: kind.size, template: RwLock::new(template), shelf, recorded }))
     }
 }
@@ -268,7 +269,7 @@ async fn greet(vm: &MicroVm) -> Result<Agent, CreateError> {
                 return Err(unreachable(io::Error::other(format!("it ended: {end:?}"))));
             }
         };
-        let agent = Agent::new(stream, 0);
+        let (agent, _nothing_runs) = Agent::new(stream, &Past::up_to(0));
         match agent.ask(Request::Hello).await {
             Ok(Reply::Welcome { version: VERSION, kernel, uptime_us, .. }) => {
                 tracing::debug!(kernel, uptime_us, "a base machine is up");
@@ -286,6 +287,12 @@ async fn greet(vm: &MicroVm) -> Result<Agent, CreateError> {
 }
 
 impl Base {
+    /// What a sandbox had become, as the model of others; kept in memory only.
+    pub fn of_sandbox(id: &str, size: Size, template: Template) -> Base {
+        let (name, template) = (format!("snapshot-{id}"), RwLock::new(Arc::new(template)));
+        Base { name, size, template, shelf: None, recorded: AtomicBool::new(false) }
+    }
+
     pub fn size(&self) -> Size {
         self.size
     }
@@ -305,7 +312,9 @@ impl Base {
                 let with = Arc::new(self.template().with_working_set(touched));
                 tracing::debug!(base = self.name, bytes = with.working_set().bytes(), "working set recorded");
                 *self.template.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&with);
-                self.shelf.save(&self.name, &with);
+                if let Some(shelf) = &self.shelf {
+                    shelf.save(&self.name, &with);
+                }
             }
             Err(error) => tracing::debug!(%error, base = self.name, "the working set was not recorded"),
         }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{SeekFrom, seek};
+use rustix::fs::{SeekFrom, copy_file_range, seek};
 use rustix::io::Errno;
 
 use super::TmpDiskError;
@@ -58,6 +58,18 @@ impl TmpImages {
     /// The file system has no room or no files without names, or mkfs.ext4 (package e2fsprogs) is absent or fails.
     pub fn make(&self, bytes: u64) -> Result<File, TmpDiskError> {
         self.template(bytes)?.copy(&self.dir)
+    }
+
+    /// A file like `of`, which nobody may write to meanwhile. Where the file system can they share what is equal, and holes
+    /// stay holes. Blocks.
+    ///
+    /// # Errors
+    /// The file system has no room, or cannot read one of them.
+    pub fn duplicate(&self, of: &File) -> Result<File, TmpDiskError> {
+        let bytes = of.metadata().map_err(step("look at a disk"))?.len();
+        let copy = sparse_file(&self.dir, bytes)?;
+        copy_extents(of, &copy).map_err(step("copy a disk"))?;
+        Ok(copy)
     }
 
     fn template(&self, bytes: u64) -> Result<Arc<Template>, TmpDiskError> {
@@ -130,6 +142,29 @@ fn sparse_file(dir: &Path, bytes: u64) -> Result<File, TmpDiskError> {
         Ok(file)
     };
     make().map_err(step(format!("make a file in {}", dir.display())))
+}
+
+/// Copies what is no hole. The position of `from`, which all who copy it have in common, is moved and never relied on.
+fn copy_extents(from: &File, to: &File) -> io::Result<()> {
+    let mut at = 0;
+    loop {
+        let mut begin = match seek(from, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            Err(Errno::NXIO) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        at = seek(from, SeekFrom::Hole(begin))?;
+        let mut there = begin;
+        while begin < at {
+            let length = usize::try_from(at - begin).unwrap_or(usize::MAX);
+            // Moves both offsets.
+            match copy_file_range(from, Some(&mut begin), to, Some(&mut there), length) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
 }
 
 /// Everything in a file that is not a hole or zeros.
