@@ -67,6 +67,9 @@ pub enum MachineError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The tap device cannot be used.
+    #[error("cannot prepare the tap device")]
+    Tap(#[source] io::Error),
     /// The VMM process did not do its part.
     #[error("cannot make the machine")]
     Call(#[from] CallError),
@@ -213,7 +216,11 @@ impl Shell {
         begun: Instant,
     ) -> Result<MicroVm, MachineError> {
         fds.extend(attached.drives.into_iter().map(OwnedFd::from));
-        fds.extend(attached.tap);
+        if let Some(tap) = attached.tap {
+            // The process may not: it could also undo that, for streams that the host reads.
+            rustix::io::ioctl_fionbio(&tap, true).map_err(|error| MachineError::Tap(error.into()))?;
+            fds.push(tap);
+        }
         fds.extend(attached.serial);
         match self.link.call(call, fds).await? {
             Answer::Machine(inside) => {

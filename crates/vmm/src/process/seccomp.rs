@@ -44,6 +44,8 @@ const EVERYWHERE: &[c_long] = &[
     // Eventfds of devices and of the machine.
     libc::SYS_read,
     libc::SYS_write,
+    // A vCPU that is not to run after all is closed by its thread.
+    libc::SYS_close,
 ];
 
 /// Calls of the device thread, whatever their arguments.
@@ -58,7 +60,6 @@ const DEVICE: &[c_long] = &[
     libc::SYS_recvfrom,
     libc::SYS_sendto,
     libc::SYS_shutdown,
-    libc::SYS_close,
     // Drives, kernels, memory files.
     libc::SYS_pread64,
     libc::SYS_pwrite64,
@@ -86,12 +87,49 @@ const DEVICE: &[c_long] = &[
 ];
 
 /// `ioctl` requests of the device thread beside KVM's: which pages a machine has touched (`PAGEMAP_SCAN`, linux/fs.h), and
-/// how packets look on a tap device (`TUNSETOFFLOAD`, `TUNSETVNETHDRSZ`, linux/if_tun.h).
-const OTHER_REQUESTS: &[u64] = &[0xc060_6610, 0x4004_54d0, 0x4004_54d8];
+/// how packets look on a tap device (`TUNGETIFF`, `TUNSETOFFLOAD`, `TUNSETVNETHDRSZ`, linux/if_tun.h). None that makes a
+/// descriptor block: the host reads from streams that this process may have kept.
+const OTHER_REQUESTS: &[u64] = &[0xc060_6610, 0x8004_54d2, 0x4004_54d0, 0x4004_54d8];
 
-/// `ioctl` requests: all of KVM's have this type (`KVMIO`, linux/kvm.h).
-const KVM_TYPE: u64 = 0xae00;
-const TYPE_MASK: u64 = 0xff00;
+/// Type and number of an `ioctl` request; the rest is the length of its argument, which may vary.
+const REQUEST_MASK: u64 = 0xffff;
+
+/// What the device thread asks of KVM, by type and number (`KVMIO`, linux/kvm.h).
+const KVM_OF_DEVICE: &[u64] = &[
+    0xae46, // SET_USER_MEMORY_REGION
+    0xae62, // GET_IRQCHIP
+    0xae63, // SET_IRQCHIP
+    0xae76, // IRQFD
+    0xae79, // IOEVENTFD
+    0xae7b, // SET_CLOCK
+    0xae7c, // GET_CLOCK
+];
+
+/// What a vCPU's thread asks of KVM.
+const KVM_OF_VCPU: &[u64] = &[
+    0xae80, // RUN
+    0xae81, // GET_REGS
+    0xae82, // SET_REGS
+    0xae83, // GET_SREGS
+    0xae84, // SET_SREGS
+    0xae88, // GET_MSRS
+    0xae89, // SET_MSRS
+    0xae8e, // GET_LAPIC
+    0xae8f, // SET_LAPIC
+    0xae90, // SET_CPUID2
+    0xae98, // GET_MP_STATE
+    0xae99, // SET_MP_STATE
+    0xae9f, // GET_VCPU_EVENTS
+    0xaea0, // SET_VCPU_EVENTS
+    0xaea1, // GET_DEBUGREGS
+    0xaea2, // SET_DEBUGREGS, SET_TSC_KHZ
+    0xaea3, // GET_TSC_KHZ
+    0xaea4, // GET_XSAVE
+    0xaea5, // SET_XSAVE
+    0xaea6, // GET_XCRS
+    0xaea7, // SET_XCRS
+    0xaead, // KVMCLOCK_CTRL
+];
 
 /// Compiles the filters. With `audit`, they only write to the kernel's log what they would refuse.
 pub(super) fn prepare(audit: bool) -> Result<(), StepError> {
@@ -126,17 +164,22 @@ fn compile(audit: bool) -> Result<Filters, seccompiler::BackendError> {
         let rule = |&value| SeccompRule::new(vec![SeccompCondition::new(argument, Len::Dword, Op::Eq, value)?]);
         values.iter().map(rule).collect()
     };
-    let kvm = SeccompRule::new(vec![SeccompCondition::new(1, Len::Dword, Op::MaskedEq(TYPE_MASK), KVM_TYPE)?])?;
+    let kvm = |requests: &[u64]| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+        let is = |&request| SeccompCondition::new(1, Len::Dword, Op::MaskedEq(REQUEST_MASK), request);
+        requests.iter().map(|request| SeccompRule::new(vec![is(request)?])).collect()
+    };
 
     let mut vcpu: BTreeMap<i64, Vec<SeccompRule>> = EVERYWHERE.iter().map(|&call| (call, Vec::new())).collect();
     vcpu.insert(libc::SYS_mmap, without_exec(2)?);
     vcpu.insert(libc::SYS_mprotect, without_exec(2)?);
-    vcpu.insert(libc::SYS_ioctl, vec![kvm.clone()]);
 
     let mut device = vcpu.clone();
+    vcpu.insert(libc::SYS_ioctl, kvm(KVM_OF_VCPU)?);
+    // What std looks at before it closes a descriptor.
+    vcpu.insert(libc::SYS_fcntl, one_of(1, &[libc::F_GETFD as u64])?);
     device.extend(DEVICE.iter().map(|&call| (call, Vec::new())));
     let mut requests = one_of(1, OTHER_REQUESTS)?;
-    requests.push(kvm);
+    requests.extend(kvm(KVM_OF_DEVICE)?);
     device.insert(libc::SYS_ioctl, requests);
     // Connections that the guest opens.
     device.insert(libc::SYS_socketpair, one_of(0, &[libc::AF_UNIX as u64])?);

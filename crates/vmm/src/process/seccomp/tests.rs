@@ -29,6 +29,9 @@ fn survives(filter: &BpfProgram, call: c_long, arguments: [u64; 3]) -> bool {
 const NO_FD: u64 = u64::MAX;
 const EXEC: u64 = libc::PROT_EXEC as u64;
 const KVM_RUN: u64 = 0xae80;
+const KVM_IOEVENTFD: u64 = 0x4040_ae79;
+const KVM_CREATE_VM: u64 = 0xae01;
+const KVM_CREATE_DEVICE: u64 = 0xc00c_aee0;
 
 /// Calls that neither kind of thread may make.
 const REFUSED: &[(c_long, [u64; 3])] = &[
@@ -50,6 +53,8 @@ const REFUSED: &[(c_long, [u64; 3])] = &[
     (libc::SYS_mmap, [0, 4096, EXEC]),
     (libc::SYS_mprotect, [0, 4096, EXEC | libc::PROT_READ as u64]),
     (libc::SYS_ioctl, [NO_FD, libc::TIOCSTI, 0]),
+    (libc::SYS_ioctl, [NO_FD, KVM_CREATE_VM, 0]),
+    (libc::SYS_ioctl, [NO_FD, KVM_CREATE_DEVICE, 0]),
     // Makes a stream block that the host reads from.
     (libc::SYS_ioctl, [NO_FD, libc::FIONBIO, 0]),
     (libc::SYS_fcntl, [NO_FD, libc::F_SETFL as u64, 0]),
@@ -62,10 +67,13 @@ fn threads_can_do_their_work_and_nothing_else() {
         for (call, arguments) in REFUSED {
             assert!(!survives(filter, *call, *arguments), "call {call} with {arguments:x?}");
         }
-        assert!(survives(filter, libc::SYS_ioctl, [NO_FD, KVM_RUN, 0]));
         assert!(survives(filter, libc::SYS_write, [NO_FD, 0, 0]));
         assert!(survives(filter, libc::SYS_mmap, [0, 4096, libc::PROT_READ as u64]));
     }
+    assert!(survives(&filters.vcpu, libc::SYS_ioctl, [NO_FD, KVM_RUN, 0]));
+    assert!(!survives(&filters.vcpu, libc::SYS_ioctl, [NO_FD, KVM_IOEVENTFD, 0]));
+    assert!(survives(&filters.device, libc::SYS_ioctl, [NO_FD, KVM_IOEVENTFD, 0]));
+    assert!(!survives(&filters.device, libc::SYS_ioctl, [NO_FD, KVM_RUN, 0]));
     assert!(survives(&filters.device, libc::SYS_recvmsg, [NO_FD, 0, 0]));
     assert!(!survives(&filters.vcpu, libc::SYS_recvmsg, [NO_FD, 0, 0]));
     assert!(!survives(&filters.vcpu, libc::SYS_pwrite64, [NO_FD, 0, 0]));
