@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::launcher::{Extras, Maker};
 use super::shell::Shell;
 
 /// How long the pool waits after a launch that failed.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Shells that are made at the same time.
+const AT_ONCE: usize = 4;
 
 /// How a pool does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -71,20 +74,20 @@ impl Pool {
         }
     }
 
-    /// The kind of shell that most are missing of. `None` if the pool is full.
-    fn missing(&self) -> Option<u8> {
+    /// The kind of shell that most are missing of, those in the `making` counted as there. `None` if the pool is full.
+    fn missing(&self, making: &BTreeMap<u8, usize>) -> Option<u8> {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         let lacking = self.sizes.iter().map(|(vcpus, size)| {
             let shells = ready.entry(*vcpus).or_default();
             shells.retain(|shell| !shell.has_ended());
-            (size.saturating_sub(shells.len()), *vcpus)
+            let coming = making.get(vcpus).copied().unwrap_or(0);
+            (size.saturating_sub(shells.len() + coming), *vcpus)
         });
         lacking.max().filter(|(missing, _)| *missing > 0).map(|(_, vcpus)| vcpus)
     }
 
     fn put(&self, vcpus: u8, shell: Shell) {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner).entry(vcpus).or_default().push_back(shell);
-        self.wanted.notify_one();
     }
 }
 
@@ -95,22 +98,38 @@ impl Drop for Pool {
     }
 }
 
-/// Makes shells one after the other: whoever starts a machine meanwhile needs the processor more.
+/// Makes shells, a few at a time: most of their making is waiting for the kernel, and whoever starts a machine meanwhile
+/// needs the processors more.
 async fn fill(pool: Weak<Pool>, wanted: Arc<Notify>, maker: Arc<Maker>) {
+    let mut making: BTreeMap<u8, usize> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
     loop {
-        let Some(missing) = pool.upgrade().map(|pool| pool.missing()) else { return };
-        let Some(vcpus) = missing else {
-            wanted.notified().await;
+        let Some(missing) = pool.upgrade().map(|pool| pool.missing(&making)) else { return };
+        if let Some(vcpus) = missing.filter(|_| tasks.len() < AT_ONCE) {
+            *making.entry(vcpus).or_default() += 1;
+            let maker = Arc::clone(&maker);
+            tasks.spawn(async move {
+                let shell = maker.make(vcpus, Extras::default()).await;
+                if let Err(error) = &shell {
+                    tracing::warn!(%error, "no VMM process for the pool");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                (vcpus, shell.ok())
+            });
             continue;
-        };
-        match maker.make(vcpus, Extras::default()).await {
-            Ok(shell) => match pool.upgrade() {
-                Some(pool) => pool.put(vcpus, shell),
-                None => return,
-            },
-            Err(error) => {
-                tracing::warn!(%error, "no VMM process for the pool");
-                tokio::time::sleep(PAUSE).await;
+        }
+        tokio::select! {
+            () = wanted.notified() => {}
+            Some(made) = tasks.join_next() => {
+                // Nothing in there panics; if it did, its place would stay empty.
+                let Ok((vcpus, shell)) = made else { continue };
+                if let Some(count) = making.get_mut(&vcpus) {
+                    *count -= 1;
+                }
+                let Some(pool) = pool.upgrade() else { return };
+                if let Some(shell) = shell {
+                    pool.put(vcpus, shell);
+                }
             }
         }
     }

@@ -185,15 +185,15 @@ async fn machines_end_in_their_own_way_and_harm_no_other() {
     echoes(&mut seen, b"unharmed").await;
 }
 
-/// What a process has for itself alone, in KiB: of the guest's memory, and besides.
+/// What a process has written and has for itself alone, in KiB: of the guest's memory, and besides.
 fn memory(pid: i32) -> (u64, u64) {
     let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     let (mut guest, mut own, mut of_guest) = (0, 0, false);
     for line in smaps.lines() {
         if line.as_bytes()[0].is_ascii_lowercase() || line.as_bytes()[0].is_ascii_digit() {
             of_guest = line.contains("memfd:");
-        } else if let Some(value) = line.strip_prefix("Private_") {
-            let value: u64 = value.split_whitespace().nth(1).unwrap().parse().unwrap();
+        } else if let Some(value) = line.strip_prefix("Private_Dirty:") {
+            let value: u64 = value.trim().trim_end_matches(" kB").parse().unwrap();
             *(if of_guest { &mut guest } else { &mut own }) += value;
         }
     }

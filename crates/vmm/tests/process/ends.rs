@@ -40,9 +40,9 @@ async fn fifty_shells_live_at_once() {
     users.sort();
     users.dedup();
     assert_eq!(users.len(), 50);
-    // One thread starts them all; the runtime of this test has one of its own.
+    // One thread starts them all; those of the tests that may run beside this one are few.
     let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
-    assert!(threads < 10, "{threads} threads");
+    assert!(threads < 40, "{threads} threads");
 }
 
 /// Runs `count` of the same at once.

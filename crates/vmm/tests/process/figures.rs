@@ -53,6 +53,14 @@ async fn figures() {
     wait_for("all to be gone", || !pids.iter().any(|pid| fs::exists(format!("/proc/{pid}")).unwrap())).await;
     println!("until the last one was gone          {:>6} us", begun.elapsed().as_micros());
 
+    let mut many = options().unwrap();
+    many.pool = [(1, 100)].into();
+    let begun = Instant::now();
+    let filling = Launcher::new(many).unwrap();
+    wait_for("the pool to fill", || filling.pool().ready == 100).await;
+    println!("by the pool                          {:>6.0} shells/s", 100.0 / begun.elapsed().as_secs_f64());
+    drop(filling);
+
     let mut options = options().unwrap();
     options.pool = [(1, 4)].into();
     let launcher = Launcher::new(options).unwrap();

@@ -2,7 +2,7 @@
 
 use vmm::host::{Extras, LaunchError, Launcher};
 
-use crate::support::{lives, options, soon, wait_for};
+use crate::support::{lives, options, processes, soon, wait_for};
 
 #[tokio::test]
 async fn a_pool_fills_is_taken_from_and_fills_again() {
@@ -22,25 +22,15 @@ async fn a_pool_fills_is_taken_from_and_fills_again() {
 async fn a_shell_that_died_in_the_pool_is_replaced() {
     let Some(mut options) = options() else { return };
     options.pool = [(1, 1)].into();
-    let launcher = Launcher::new(options).unwrap();
+    let launcher = Launcher::new(options.clone()).unwrap();
     wait_for("the pool to fill", || launcher.pool().ready == 1).await;
     let first = launcher.shell(1, Extras::default()).await.unwrap();
     wait_for("the pool to fill again", || launcher.pool().ready == 1).await;
-    let children =
-        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
-    let mine = std::process::id().to_string();
-    let second = children
-        .filter(|name| name.parse::<u32>().is_ok())
-        .filter(|name| {
-            let stat = std::fs::read_to_string(format!("/proc/{name}/stat")).unwrap_or_default();
-            stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)) == Some(&mine)
-        })
-        .map(|name| name.parse::<i32>().unwrap())
-        .find(|pid| *pid != first.pid())
-        .unwrap();
+    let second = processes(&options).into_iter().find(|pid| *pid != first.pid()).unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_raw(second).unwrap(), rustix::process::Signal::KILL)
         .unwrap();
-    wait_for("the kill", || !lives(second)).await;
+    // A process is a zombie before its last thread has ended, and only then can be noticed.
+    wait_for("the kill", || !std::path::Path::new(&format!("/proc/{second}")).exists()).await;
     let third = soon(launcher.shell(1, Extras::default())).await.unwrap();
     assert_ne!(third.pid(), second);
     assert!(lives(third.pid()));
@@ -50,22 +40,12 @@ async fn a_shell_that_died_in_the_pool_is_replaced() {
 async fn what_waits_in_a_pool_ends_with_its_launcher() {
     let Some(mut options) = options() else { return };
     options.pool = [(1, 2)].into();
-    let launcher = Launcher::new(options).unwrap();
+    let launcher = Launcher::new(options.clone()).unwrap();
     wait_for("the pool to fill", || launcher.pool().ready == 2).await;
     let shell = launcher.shell(1, Extras::default()).await.unwrap();
     drop(launcher);
     assert!(lives(shell.pid()));
-    let mine = std::process::id();
-    let children = move || {
-        let list = std::fs::read_dir(format!("/proc/{mine}/task")).unwrap();
-        list.flat_map(|task| {
-            let path = task.unwrap().path().join("children");
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-        })
-        .count()
-    };
-    wait_for("the pool's shells to go", || children() == 1).await;
+    wait_for("the pool's shells to go", || processes(&options) == [shell.pid()]).await;
 }
 
 #[tokio::test]
