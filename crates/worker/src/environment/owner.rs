@@ -230,7 +230,9 @@ impl Owner {
                     Some(event) => self.api_event(event),
                     // Nobody but this task closes it.
                     None => {
-                        return Err(StartError::Broken("the sandbox has ended, and its runtime api with it".to_owned()));
+                        return Err(StartError::Broken(
+                            "the sandbox has ended, and its runtime api with it".to_owned(),
+                        ));
                     }
                 }
             }
