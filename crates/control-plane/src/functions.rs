@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::code::Source;
 use crate::page::page;
 use crate::plane::{ControlPlane, version_id};
-use crate::record::{Function, FunctionVersion, State, Timestamp, UpdateStatus, VersionId};
+use crate::record::{Attached, Function, FunctionVersion, Scope, State, Timestamp, UpdateStatus, VersionId};
 use crate::settings;
 use crate::update::{Accepted, Work, WorkKind};
 use crate::wire::{ArnForm, configuration, listed};
@@ -84,8 +84,10 @@ impl ControlPlane {
                             previous: None,
                             versions: Default::default(),
                             next_version: 1,
-                            tags: request.tags.clone().unwrap_or_default(),
-                            provisioned: Default::default(),
+                            attached: Attached {
+                                tags: request.tags.clone().unwrap_or_default(),
+                                ..Attached::default()
+                            },
                         };
                         if publish {
                             publish_latest(&mut function, None);
@@ -131,7 +133,7 @@ impl ControlPlane {
                 location: Some(location(&version)),
                 ..types::FunctionCodeLocation::default()
             }),
-            tags: Some(function.tags.clone()).filter(|tags| !tags.is_empty()),
+            tags: Some(function.attached.tags.clone()).filter(|tags| !tags.is_empty()),
             tags_error: None,
             concurrency: None,
         })
@@ -202,7 +204,7 @@ impl ControlPlane {
             let Some(number) = number else { return Ok(None) };
             let mut function = function.clone();
             function.versions.remove(&number).ok_or_else(absent)?;
-            function.provisioned.remove(&number);
+            function.attached.forget(&Scope::Version(number));
             Ok(Some(function))
         };
         let mutation = self.mutate(&target.name, None, judge).await?;

@@ -13,11 +13,14 @@ mod code;
 mod functions;
 mod page;
 mod plane;
+pub mod policy;
 mod provisioned;
 pub mod record;
 pub mod roles;
 mod runtime;
 mod settings;
+#[allow(dead_code, reason = "its first users come with layers and event source mappings")]
+mod shelf;
 mod tables;
 mod update;
 mod versions;

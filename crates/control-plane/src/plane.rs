@@ -351,13 +351,13 @@ pub(crate) fn version_id(qualifier: Option<&Qualifier>) -> Option<VersionId> {
     }
 }
 
-fn commit_failed(name: &str, error: &CommitError) -> ApiError {
+pub(crate) fn commit_failed(name: &str, error: &CommitError) -> ApiError {
     match error {
         CommitError::Conflict { .. } => {
-            ApiError::resource_conflict(format!("The function {name} was changed by another server at the same time."))
+            ApiError::resource_conflict(format!("{name} was changed by another server at the same time."))
         }
         CommitError::Store(StoreError::Full { .. }) => {
-            tracing::error!(function = name, %error, "a change was not stored");
+            tracing::error!(item = name, %error, "a change was not stored");
             ApiError::service("The server has no disk space left.")
         }
         CommitError::DuplicateKey { .. } | CommitError::NotJson { .. } | CommitError::Store(_) => {
@@ -366,7 +366,7 @@ fn commit_failed(name: &str, error: &CommitError) -> ApiError {
     }
 }
 
-fn store_failed(name: &str, error: &dyn std::error::Error) -> ApiError {
-    tracing::error!(function = name, %error, source = error.source().map(tracing::field::display), "a change was not stored");
+pub(crate) fn store_failed(name: &str, error: &dyn std::error::Error) -> ApiError {
+    tracing::error!(item = name, %error, source = error.source().map(tracing::field::display), "a change was not stored");
     ApiError::service("The change could not be stored.")
 }

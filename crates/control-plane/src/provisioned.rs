@@ -8,7 +8,7 @@ use aws_model::{ApiError, types};
 
 use crate::page::page;
 use crate::plane::{ControlPlane, version_id};
-use crate::record::{Function, FunctionVersion, ProvisionedSetting, Timestamp, VersionId};
+use crate::record::{Function, FunctionVersion, ProvisionedSetting, Scope, Timestamp, VersionId};
 use crate::wire::int;
 
 /// What is really there for a setting.
@@ -70,7 +70,7 @@ impl ControlPlane {
             if !function.versions.contains_key(&number) {
                 return Err(self.not_found(&target));
             }
-            function.provisioned.insert(number, setting);
+            function.attached.provisioned.insert(Scope::Version(number), setting);
             Ok(Some(function))
         };
         self.mutate(&target.name, None, judge).await?;
@@ -99,7 +99,7 @@ impl ControlPlane {
         let target = self.provisionable(request.function_name.as_deref(), request.qualifier.as_deref())?;
         let (number, version) = self.published(&target)?;
         let function = self.function(&target.name).ok_or_else(|| self.not_found(&target))?;
-        let setting = function.provisioned.get(&number).ok_or_else(|| {
+        let setting = function.attached.provisioned.get(&Scope::Version(number)).ok_or_else(|| {
             ApiError::provisioned_concurrency_config_not_found(
                 "No Provisioned Concurrency Config found for this function",
             )
@@ -117,7 +117,7 @@ impl ControlPlane {
         live: impl Fn(&FunctionVersion) -> LiveConcurrency,
     ) -> Result<types::ListProvisionedConcurrencyConfigsResponse, ApiError> {
         let (function, _) = self.find(request.function_name.as_deref(), None)?;
-        let items = function.provisioned.iter().map(|(number, setting)| (format!("{number:020}"), (*number, *setting)));
+        let items = provisioned(&function).map(|(number, setting)| (format!("{number:020}"), (number, setting)));
         let (settings, next_marker) = page(items, request.marker.as_deref(), request.max_items)?;
         let configs = settings.into_iter().filter_map(|(number, setting)| {
             let version = function.version(VersionId::Number(number))?;
@@ -150,7 +150,7 @@ impl ControlPlane {
         let (number, version) = self.published(&target)?;
         let judge = |found: Option<&Function>| {
             let mut function = found.ok_or_else(|| self.not_found(&target))?.clone();
-            function.provisioned.remove(&number);
+            function.attached.provisioned.remove(&Scope::Version(number));
             Ok(Some(function))
         };
         self.mutate(&target.name, None, judge).await?;
@@ -164,9 +164,9 @@ impl ControlPlane {
 
     fn settings(&self) -> impl Iterator<Item = (Arc<FunctionVersion>, ProvisionedSetting)> {
         self.functions().into_iter().flat_map(|function| {
-            let pairs = function.provisioned.iter();
+            let pairs = provisioned(&function);
             let versions =
-                pairs.filter_map(|(number, setting)| Some((Arc::clone(function.versions.get(number)?), *setting)));
+                pairs.filter_map(|(number, setting)| Some((Arc::clone(function.versions.get(&number)?), setting)));
             versions.collect::<Vec<_>>()
         })
     }
@@ -196,6 +196,13 @@ impl ControlPlane {
             }
         }
     }
+}
+
+fn provisioned(function: &Function) -> impl Iterator<Item = (u64, ProvisionedSetting)> {
+    function.attached.provisioned.iter().filter_map(|(scope, setting)| match scope {
+        Scope::Version(number) => Some((*number, *setting)),
+        Scope::Function | Scope::Alias(_) => None,
+    })
 }
 
 fn show(setting: ProvisionedSetting, live: LiveConcurrency) -> types::GetProvisionedConcurrencyConfigResponse {

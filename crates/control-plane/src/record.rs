@@ -8,6 +8,8 @@
 //!                         +------------> Failed   InProgress --+--> Failed (LastUpdateStatus; the old code serves on)
 //! ```
 
+mod attached;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,6 +20,8 @@ use store::Digest;
 use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
+
+pub use self::attached::{Alias, Attached, ProvisionedSetting, Scope, Weight};
 
 /// A moment, in milliseconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -117,6 +121,17 @@ pub struct FunctionSettings {
     pub kms_key_arn: Option<String>,
     /// `SnapStart.ApplyOn` is `PublishedVersions`.
     pub snap_start: bool,
+    /// Mounted at `/opt`, later ones over earlier ones.
+    #[serde(default)]
+    pub layers: Vec<LayerUse>,
+}
+
+/// A layer version in a function: all that running it needs, so that it goes on working when the layer version is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerUse {
+    /// ARN of the layer version.
+    pub arn: String,
+    pub code: Code,
 }
 
 /// A code package.
@@ -206,13 +221,6 @@ impl FunctionVersion {
     }
 }
 
-/// A provisioned-concurrency setting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProvisionedSetting {
-    pub requested: u32,
-    pub last_modified: Timestamp,
-}
-
 /// A function with its versions. Immutable: a change makes a new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
@@ -223,8 +231,7 @@ pub struct Function {
     pub versions: BTreeMap<u64, Arc<FunctionVersion>>,
     /// Never handed out twice, not even after a version was deleted.
     pub next_version: u64,
-    pub tags: BTreeMap<String, String>,
-    pub provisioned: BTreeMap<u64, ProvisionedSetting>,
+    pub attached: Attached,
 }
 
 impl Function {
@@ -251,6 +258,10 @@ impl Function {
 
     /// Every code package that this function needs.
     pub fn digests(&self) -> impl Iterator<Item = Digest> {
-        self.records().chain(&self.previous).map(|version| version.code.digest)
+        let versions = self.records().chain(&self.previous);
+        versions.flat_map(|version| {
+            let layers = version.settings.layers.iter().map(|layer| layer.code.digest);
+            std::iter::once(version.code.digest).chain(layers)
+        })
     }
 }

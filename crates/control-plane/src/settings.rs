@@ -90,6 +90,7 @@ pub(crate) fn of_create(
         dead_letter_arn: None,
         kms_key_arn: None,
         snap_start: false,
+        layers: Vec::new(),
     };
     apply(defaults, region, Change::of_create(request))
 }

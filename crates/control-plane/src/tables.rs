@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use store::{Entry, Expect, Metadata, StoreError, Write};
 
-use crate::record::{Function, FunctionVersion, ProvisionedSetting, VersionId};
+use crate::record::{Attached, Function, FunctionVersion, VersionId};
 
 pub(crate) const FUNCTIONS: &str = "functions";
 pub(crate) const VERSIONS: &str = "versions";
@@ -35,10 +35,8 @@ struct FunctionDocument {
     latest: Arc<FunctionVersion>,
     previous: Option<Arc<FunctionVersion>>,
     next_version: u64,
-    #[serde(default)]
-    tags: BTreeMap<String, String>,
-    #[serde(default)]
-    provisioned: BTreeMap<u64, ProvisionedSetting>,
+    #[serde(flatten)]
+    attached: Attached,
 }
 
 /// A function, and the store's revision of its document, which the next write expects.
@@ -93,8 +91,7 @@ fn read_function(name: &str, entry: &Entry) -> Result<Function, OpenError> {
         previous: document.previous,
         versions: BTreeMap::new(),
         next_version: document.next_version,
-        tags: document.tags,
-        provisioned: document.provisioned,
+        attached: document.attached,
     })
 }
 
@@ -143,8 +140,7 @@ pub(crate) fn batch(old: Option<&Stored>, new: Option<&Function>) -> Result<Vec<
                 latest: Arc::clone(&function.latest),
                 previous: function.previous.clone(),
                 next_version: function.next_version,
-                tags: function.tags.clone(),
-                provisioned: function.provisioned.clone(),
+                attached: function.attached.clone(),
             };
             Write::put(FUNCTIONS, name, &document, expect)?
         }

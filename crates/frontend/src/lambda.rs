@@ -95,6 +95,7 @@ async fn manage(app: &Arc<App>, routed: Routed, request: Request<Incoming>) -> R
 
 async fn operate(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
     match input.operation {
+        // Functions and versions
         Operation::CreateFunction => functions::create(app, input).await,
         Operation::GetFunction => functions::get(app, input),
         Operation::GetFunctionConfiguration => functions::get_configuration(app, input),
@@ -104,11 +105,25 @@ async fn operate(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
         Operation::DeleteFunction => functions::delete(app, input).await,
         Operation::PublishVersion => versions::publish(app, input).await,
         Operation::ListVersionsByFunction => versions::list(app, input),
+        // Aliases
+
+        // Concurrency
         Operation::PutProvisionedConcurrencyConfig => provisioned::put(app, input).await,
         Operation::GetProvisionedConcurrencyConfig => provisioned::get(app, input),
         Operation::ListProvisionedConcurrencyConfigs => provisioned::list(app, input),
         Operation::DeleteProvisionedConcurrencyConfig => provisioned::delete(app, input).await,
         Operation::GetAccountSettings => account::settings(app, input),
+        // Layers
+
+        // Permissions
+
+        // Function URLs and event-invoke configs
+
+        // Event source mappings
+
+        // Tags, recursion, runtime management, code signing
+
+        // Durable executions and capacity providers
         operation => Err(ApiError::not_implemented(operation)),
     }
 }

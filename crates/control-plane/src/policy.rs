@@ -1,0 +1,77 @@
+//! Resource policies, of functions and of layer versions: statements with ids of their own, kept in the order in which
+//! they were added and shown as one JSON document.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One permission. Serializes as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Statement {
+    pub sid: String,
+    /// Always `Allow`.
+    pub effect: String,
+    /// `"*"`, `{"Service": ..}` or `{"AWS": ..}`.
+    pub principal: Value,
+    pub action: String,
+    /// An ARN.
+    pub resource: String,
+    /// Operator to key to value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub condition: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// The statements of one resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Changes with every change of the policy.
+    pub revision_id: String,
+    pub statements: Vec<Statement>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Document<'a> {
+    version: &'static str,
+    id: &'static str,
+    statement: &'a [Statement],
+}
+
+impl Policy {
+    /// The statement with this id.
+    pub fn statement(&self, sid: &str) -> Option<&Statement> {
+        self.statements.iter().find(|statement| statement.sid == sid)
+    }
+
+    /// The whole policy as GetPolicy shows it.
+    pub fn document(&self) -> String {
+        let document = Document { version: "2012-10-17", id: "default", statement: &self.statements };
+        // Maps with text as keys always serialize.
+        serde_json::to_string(&document).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_is_shown_as_one_document() {
+        let statement = Statement {
+            sid: "s".to_owned(),
+            effect: "Allow".to_owned(),
+            principal: serde_json::json!({"Service": "s3.amazonaws.com"}),
+            action: "lambda:InvokeFunction".to_owned(),
+            resource: "arn:aws:lambda:us-east-1:000000000000:function:f".to_owned(),
+            condition: BTreeMap::new(),
+        };
+        let policy = Policy { revision_id: "r".to_owned(), statements: vec![statement] };
+        assert_eq!(
+            policy.document(),
+            r#"{"Version":"2012-10-17","Id":"default","Statement":[{"Sid":"s","Effect":"Allow","Principal":{"Service":"s3.amazonaws.com"},"Action":"lambda:InvokeFunction","Resource":"arn:aws:lambda:us-east-1:000000000000:function:f"}]}"#
+        );
+        assert!(policy.statement("s").is_some() && policy.statement("t").is_none());
+    }
+}
