@@ -1,6 +1,7 @@
 """The documentation names tests, files and commands; those that it names exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ def test_every_test_named_in_the_compatibility_table_exists():
         if f"def {test}(" not in (HERE / f"{file}.py").read_text()
     ]
     assert missing == []
+
+
+def test_every_api_case_named_in_the_compatibility_table_exists():
+    text = (ROOT / "docs/compatibility.md").read_text()
+    named = set(re.findall(r"`api/(\w+): ([^`]+)`", text))
+    cases = {(path.stem, case["name"]) for path in (ROOT / "tests/api").glob("*.toml") for case in tomllib.loads(path.read_text())["case"]}
+    assert sorted(named - cases) == []
 
 
 def test_every_check_of_the_lab_named_in_the_compatibility_table_exists():
