@@ -95,6 +95,11 @@ impl ApiError {
         Self::new(502, "ENILimitReachedException", message, MessageKey::Upper, Some(ErrorType::Service))
     }
 
+    /// `ENINotReadyException`, 502.
+    pub fn eni_not_ready(message: impl Into<String>) -> Self {
+        Self::new(502, "ENINotReadyException", message, MessageKey::Upper, Some(ErrorType::Service))
+    }
+
     /// `FunctionVersionsPerCapacityProviderLimitExceededException`, 400.
     pub fn function_versions_per_capacity_provider_limit_exceeded(message: impl Into<String>) -> Self {
         Self::new(

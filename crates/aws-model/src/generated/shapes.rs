@@ -7,7 +7,7 @@ use crate::shape::{Kind, Limits, Location, Member, Pattern, Shape};
 pub(crate) static ACTION: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
-        limits: Limits::NONE,
+        limits: Limits { min: Some(0), max: Some(10000) },
         pattern: Some(Pattern::new(r"(lambda:[*]|lambda:[a-zA-Z]+|[*])")),
         values: &[],
     },
@@ -49,16 +49,6 @@ pub(crate) static ADD_PERMISSION_REQUEST: Shape = Shape {
         Member { name: "Action", shape: &ACTION, required: true, location: Location::Body },
         Member { name: "Principal", shape: &PRINCIPAL, required: true, location: Location::Body },
         Member { name: "SourceArn", shape: &ARN, required: false, location: Location::Body },
-        Member { name: "SourceAccount", shape: &SOURCE_OWNER, required: false, location: Location::Body },
-        Member { name: "EventSourceToken", shape: &EVENT_SOURCE_TOKEN, required: false, location: Location::Body },
-        Member {
-            name: "Qualifier",
-            shape: &NUMERIC_LATEST_PUBLISHED_OR_ALIAS_QUALIFIER,
-            required: false,
-            location: Location::Query("Qualifier"),
-        },
-        Member { name: "RevisionId", shape: &STRING, required: false, location: Location::Body },
-        Member { name: "PrincipalOrgID", shape: &PRINCIPAL_ORG_ID, required: false, location: Location::Body },
         Member {
             name: "FunctionUrlAuthType",
             shape: &FUNCTION_URL_AUTH_TYPE,
@@ -71,6 +61,16 @@ pub(crate) static ADD_PERMISSION_REQUEST: Shape = Shape {
             required: false,
             location: Location::Body,
         },
+        Member { name: "SourceAccount", shape: &SOURCE_OWNER, required: false, location: Location::Body },
+        Member { name: "EventSourceToken", shape: &EVENT_SOURCE_TOKEN, required: false, location: Location::Body },
+        Member {
+            name: "Qualifier",
+            shape: &NUMERIC_LATEST_PUBLISHED_OR_ALIAS_QUALIFIER,
+            required: false,
+            location: Location::Query("Qualifier"),
+        },
+        Member { name: "RevisionId", shape: &STRING, required: false, location: Location::Body },
+        Member { name: "PrincipalOrgID", shape: &PRINCIPAL_ORG_ID, required: false, location: Location::Body },
     ]),
 };
 
@@ -158,9 +158,9 @@ pub(crate) static ARCHITECTURES_LIST: Shape = Shape {
 pub(crate) static ARN: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
-        limits: Limits::NONE,
+        limits: Limits { min: Some(0), max: Some(10000) },
         pattern: Some(Pattern::new(
-            r"arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\-])+:([a-z]{2}(-gov)?-[a-z]+-\d{1})?:(\d{12})?:(.*)",
+            r"arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1})?:(\d{12})?:(.*)",
         )),
         values: &[],
     },
@@ -192,17 +192,33 @@ pub(crate) static CALLBACK_ID: Shape = Shape {
 pub(crate) static CALLBACK_OPTIONS: Shape = Shape {
     sensitive: false,
     kind: Kind::Structure(&[
-        Member { name: "TimeoutSeconds", shape: &DURATION_SECONDS, required: false, location: Location::Body },
-        Member { name: "HeartbeatTimeoutSeconds", shape: &DURATION_SECONDS, required: false, location: Location::Body },
+        Member {
+            name: "TimeoutSeconds",
+            shape: &CALLBACK_OPTIONS_TIMEOUT_SECONDS_INTEGER,
+            required: false,
+            location: Location::Body,
+        },
+        Member {
+            name: "HeartbeatTimeoutSeconds",
+            shape: &CALLBACK_OPTIONS_HEARTBEAT_TIMEOUT_SECONDS_INTEGER,
+            required: false,
+            location: Location::Body,
+        },
     ]),
 };
+
+pub(crate) static CALLBACK_OPTIONS_HEARTBEAT_TIMEOUT_SECONDS_INTEGER: Shape =
+    Shape { sensitive: false, kind: Kind::Integer(Limits { min: Some(0), max: Some(99999999) }) };
+
+pub(crate) static CALLBACK_OPTIONS_TIMEOUT_SECONDS_INTEGER: Shape =
+    Shape { sensitive: false, kind: Kind::Integer(Limits { min: Some(0), max: Some(99999999) }) };
 
 pub(crate) static CAPACITY_PROVIDER_ARN: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
         limits: Limits { min: Some(1), max: Some(140) },
         pattern: Some(Pattern::new(
-            r"arn:aws[a-zA-Z-]*:lambda:[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:capacity-provider:[a-zA-Z0-9-_]+",
+            r"arn:aws[a-zA-Z-]*:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:capacity-provider:[a-zA-Z0-9-_]+",
         )),
         values: &[],
     },
@@ -218,6 +234,14 @@ pub(crate) static CAPACITY_PROVIDER_CONFIG: Shape = Shape {
     }]),
 };
 
+pub(crate) static CAPACITY_PROVIDER_LOGGING_CONFIG: Shape = Shape {
+    sensitive: false,
+    kind: Kind::Structure(&[
+        Member { name: "SystemLogLevel", shape: &SYSTEM_LOG_LEVEL, required: false, location: Location::Body },
+        Member { name: "LogGroup", shape: &LOG_GROUP, required: false, location: Location::Body },
+    ]),
+};
+
 pub(crate) static CAPACITY_PROVIDER_MAX_VCPU_COUNT: Shape =
     Shape { sensitive: false, kind: Kind::Integer(Limits { min: Some(2), max: Some(15000) }) };
 
@@ -226,7 +250,7 @@ pub(crate) static CAPACITY_PROVIDER_NAME: Shape = Shape {
     kind: Kind::String {
         limits: Limits { min: Some(1), max: Some(140) },
         pattern: Some(Pattern::new(
-            r"(arn:aws[a-zA-Z-]*:lambda:[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:capacity-provider:[a-zA-Z0-9-_]+)|[a-zA-Z0-9-_]+",
+            r"(arn:aws[a-zA-Z-]*:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:capacity-provider:[a-zA-Z0-9-_]+)|[a-zA-Z0-9-_]+",
         )),
         values: &[],
     },
@@ -298,6 +322,16 @@ pub(crate) static CAPACITY_PROVIDER_SUBNET_IDS: Shape = Shape {
     kind: Kind::List { limits: Limits { min: Some(1), max: Some(16) }, element: &SUBNET_ID },
 };
 
+pub(crate) static CAPACITY_PROVIDER_TELEMETRY_CONFIG: Shape = Shape {
+    sensitive: false,
+    kind: Kind::Structure(&[Member {
+        name: "LoggingConfig",
+        shape: &CAPACITY_PROVIDER_LOGGING_CONFIG,
+        required: false,
+        location: Location::Body,
+    }]),
+};
+
 pub(crate) static CAPACITY_PROVIDER_VPC_CONFIG: Shape = Shape {
     sensitive: false,
     kind: Kind::Structure(&[
@@ -357,7 +391,7 @@ pub(crate) static CODE_SIGNING_CONFIG_ARN: Shape = Shape {
     kind: Kind::String {
         limits: Limits { min: Some(0), max: Some(200) },
         pattern: Some(Pattern::new(
-            r"arn:(aws[a-zA-Z-]*)?:lambda:[a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\d{1}:\d{12}:code-signing-config:csc-[a-z0-9]{17}",
+            r"arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:code-signing-config:csc-[a-z0-9]{17}",
         )),
         values: &[],
     },
@@ -468,6 +502,13 @@ pub(crate) static CREATE_CAPACITY_PROVIDER_REQUEST: Shape = Shape {
         },
         Member { name: "KmsKeyArn", shape: &KMS_KEY_ARN_NON_EMPTY, required: false, location: Location::Body },
         Member { name: "Tags", shape: &TAGS, required: false, location: Location::Body },
+        Member { name: "PropagateTags", shape: &PROPAGATE_TAGS, required: false, location: Location::Body },
+        Member {
+            name: "TelemetryConfig",
+            shape: &CAPACITY_PROVIDER_TELEMETRY_CONFIG,
+            required: false,
+            location: Location::Body,
+        },
     ]),
 };
 
@@ -494,6 +535,20 @@ pub(crate) static CREATE_EVENT_SOURCE_MAPPING_REQUEST: Shape = Shape {
         Member { name: "Enabled", shape: &ENABLED, required: false, location: Location::Body },
         Member { name: "BatchSize", shape: &BATCH_SIZE, required: false, location: Location::Body },
         Member { name: "FilterCriteria", shape: &FILTER_CRITERIA, required: false, location: Location::Body },
+        Member { name: "KMSKeyArn", shape: &KMS_KEY_ARN, required: false, location: Location::Body },
+        Member {
+            name: "MetricsConfig",
+            shape: &EVENT_SOURCE_MAPPING_METRICS_CONFIG,
+            required: false,
+            location: Location::Body,
+        },
+        Member {
+            name: "LoggingConfig",
+            shape: &EVENT_SOURCE_MAPPING_LOGGING_CONFIG,
+            required: false,
+            location: Location::Body,
+        },
+        Member { name: "ScalingConfig", shape: &SCALING_CONFIG, required: false, location: Location::Body },
         Member {
             name: "MaximumBatchingWindowInSeconds",
             shape: &MAXIMUM_BATCHING_WINDOW_IN_SECONDS,
@@ -566,23 +621,9 @@ pub(crate) static CREATE_EVENT_SOURCE_MAPPING_REQUEST: Shape = Shape {
             required: false,
             location: Location::Body,
         },
-        Member { name: "ScalingConfig", shape: &SCALING_CONFIG, required: false, location: Location::Body },
         Member {
             name: "DocumentDBEventSourceConfig",
             shape: &DOCUMENT_DB_EVENT_SOURCE_CONFIG,
-            required: false,
-            location: Location::Body,
-        },
-        Member { name: "KMSKeyArn", shape: &KMS_KEY_ARN, required: false, location: Location::Body },
-        Member {
-            name: "MetricsConfig",
-            shape: &EVENT_SOURCE_MAPPING_METRICS_CONFIG,
-            required: false,
-            location: Location::Body,
-        },
-        Member {
-            name: "LoggingConfig",
-            shape: &EVENT_SOURCE_MAPPING_LOGGING_CONFIG,
             required: false,
             location: Location::Body,
         },
@@ -607,6 +648,12 @@ pub(crate) static CREATE_FUNCTION_REQUEST: Shape = Shape {
         Member { name: "Timeout", shape: &TIMEOUT, required: false, location: Location::Body },
         Member { name: "MemorySize", shape: &MEMORY_SIZE, required: false, location: Location::Body },
         Member { name: "Publish", shape: &BOOLEAN, required: false, location: Location::Body },
+        Member {
+            name: "PublishTo",
+            shape: &FUNCTION_VERSION_LATEST_PUBLISHED,
+            required: false,
+            location: Location::Body,
+        },
         Member { name: "VpcConfig", shape: &VPC_CONFIG, required: false, location: Location::Body },
         Member { name: "PackageType", shape: &PACKAGE_TYPE, required: false, location: Location::Body },
         Member { name: "DeadLetterConfig", shape: &DEAD_LETTER_CONFIG, required: false, location: Location::Body },
@@ -621,38 +668,37 @@ pub(crate) static CREATE_FUNCTION_REQUEST: Shape = Shape {
             required: false,
             location: Location::Body,
         },
-        Member { name: "ImageConfig", shape: &IMAGE_CONFIG, required: false, location: Location::Body },
         Member {
             name: "CodeSigningConfigArn",
             shape: &CODE_SIGNING_CONFIG_ARN,
             required: false,
             location: Location::Body,
         },
+        Member { name: "ImageConfig", shape: &IMAGE_CONFIG, required: false, location: Location::Body },
         Member { name: "Architectures", shape: &ARCHITECTURES_LIST, required: false, location: Location::Body },
         Member { name: "EphemeralStorage", shape: &EPHEMERAL_STORAGE, required: false, location: Location::Body },
         Member { name: "SnapStart", shape: &SNAP_START, required: false, location: Location::Body },
         Member { name: "LoggingConfig", shape: &LOGGING_CONFIG, required: false, location: Location::Body },
+        Member { name: "TenancyConfig", shape: &TENANCY_CONFIG, required: false, location: Location::Body },
         Member {
             name: "CapacityProviderConfig",
             shape: &CAPACITY_PROVIDER_CONFIG,
             required: false,
             location: Location::Body,
         },
-        Member {
-            name: "PublishTo",
-            shape: &FUNCTION_VERSION_LATEST_PUBLISHED,
-            required: false,
-            location: Location::Body,
-        },
         Member { name: "DurableConfig", shape: &DURABLE_CONFIG, required: false, location: Location::Body },
-        Member { name: "TenancyConfig", shape: &TENANCY_CONFIG, required: false, location: Location::Body },
     ]),
 };
 
 pub(crate) static CREATE_FUNCTION_URL_CONFIG_REQUEST: Shape = Shape {
     sensitive: false,
     kind: Kind::Structure(&[
-        Member { name: "FunctionName", shape: &FUNCTION_NAME, required: true, location: Location::Uri("FunctionName") },
+        Member {
+            name: "FunctionName",
+            shape: &FUNCTION_URL_FUNCTION_NAME,
+            required: true,
+            location: Location::Uri("FunctionName"),
+        },
         Member {
             name: "Qualifier",
             shape: &FUNCTION_URL_QUALIFIER,
@@ -716,7 +762,12 @@ pub(crate) static DELETE_CODE_SIGNING_CONFIG_REQUEST: Shape = Shape {
 
 pub(crate) static DELETE_EVENT_SOURCE_MAPPING_REQUEST: Shape = Shape {
     sensitive: false,
-    kind: Kind::Structure(&[Member { name: "UUID", shape: &STRING, required: true, location: Location::Uri("UUID") }]),
+    kind: Kind::Structure(&[Member {
+        name: "UUID",
+        shape: &UUID_STRING,
+        required: true,
+        location: Location::Uri("UUID"),
+    }]),
 };
 
 pub(crate) static DELETE_FUNCTION_CODE_SIGNING_CONFIG_REQUEST: Shape = Shape {
@@ -778,7 +829,12 @@ pub(crate) static DELETE_FUNCTION_REQUEST: Shape = Shape {
 pub(crate) static DELETE_FUNCTION_URL_CONFIG_REQUEST: Shape = Shape {
     sensitive: false,
     kind: Kind::Structure(&[
-        Member { name: "FunctionName", shape: &FUNCTION_NAME, required: true, location: Location::Uri("FunctionName") },
+        Member {
+            name: "FunctionName",
+            shape: &FUNCTION_URL_FUNCTION_NAME,
+            required: true,
+            location: Location::Uri("FunctionName"),
+        },
         Member {
             name: "Qualifier",
             shape: &FUNCTION_URL_QUALIFIER,
@@ -819,7 +875,7 @@ pub(crate) static DESTINATION_ARN: Shape = Shape {
     kind: Kind::String {
         limits: Limits { min: Some(0), max: Some(350) },
         pattern: Some(Pattern::new(
-            r"$|kafka://([^.]([a-zA-Z0-9\-_.]{0,248}))|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\-])+:([a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1})?:(\d{12})?:(.*)",
+            r"$|kafka://([^.]([a-zA-Z0-9\-_.]{0,248}))|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1})?:(\d{12})?:(.*)",
         )),
         values: &[],
     },
@@ -845,6 +901,7 @@ pub(crate) static DOCUMENT_DB_EVENT_SOURCE_CONFIG: Shape = Shape {
 pub(crate) static DURABLE_CONFIG: Shape = Shape {
     sensitive: false,
     kind: Kind::Structure(&[
+        Member { name: "KMSKeyArn", shape: &KMS_KEY_ARN, required: false, location: Location::Body },
         Member {
             name: "RetentionPeriodInDays",
             shape: &RETENTION_PERIOD_IN_DAYS,
@@ -874,9 +931,6 @@ pub(crate) static DURABLE_EXECUTION_NAME: Shape = Shape {
         values: &[],
     },
 };
-
-pub(crate) static DURATION_SECONDS: Shape =
-    Shape { sensitive: false, kind: Kind::Integer(Limits { min: Some(0), max: None }) };
 
 pub(crate) static ENABLED: Shape = Shape { sensitive: false, kind: Kind::Boolean };
 
@@ -1035,7 +1089,7 @@ pub(crate) static FILE_SYSTEM_ARN: Shape = Shape {
     kind: Kind::String {
         limits: Limits { min: Some(0), max: Some(256) },
         pattern: Some(Pattern::new(
-            r"arn:aws[a-zA-Z-]*:elasticfilesystem:[a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\d{1}:\d{12}:access-point/fsap-[a-f0-9]{17}$|^arn:aws[-a-z]*:s3files:[0-9a-z-:]+:file-system/fs-[0-9a-f]{17,40}/access-point/fsap-[0-9a-f]{17,40}",
+            r"arn:aws[a-zA-Z-]*:elasticfilesystem:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:access-point/fsap-[a-f0-9]{17}$|^arn:aws[-a-z]*:s3files:[0-9a-z-:]+:file-system/fs-[0-9a-f]{17,40}/access-point/fsap-[0-9a-f]{17,40}",
         )),
         values: &[],
     },
@@ -1084,6 +1138,12 @@ pub(crate) static FUNCTION_CODE: Shape = Shape {
         Member { name: "S3Bucket", shape: &S3_BUCKET, required: false, location: Location::Body },
         Member { name: "S3Key", shape: &S3_KEY, required: false, location: Location::Body },
         Member { name: "S3ObjectVersion", shape: &S3_OBJECT_VERSION, required: false, location: Location::Body },
+        Member {
+            name: "S3ObjectStorageMode",
+            shape: &S3_OBJECT_STORAGE_MODE,
+            required: false,
+            location: Location::Body,
+        },
         Member { name: "ImageUri", shape: &STRING, required: false, location: Location::Body },
         Member { name: "SourceKMSKeyArn", shape: &KMS_KEY_ARN, required: false, location: Location::Body },
     ]),
@@ -1094,7 +1154,7 @@ pub(crate) static FUNCTION_NAME: Shape = Shape {
     kind: Kind::String {
         limits: Limits { min: Some(1), max: Some(140) },
         pattern: Some(Pattern::new(
-            r"(arn:(aws[a-zA-Z-]*)?:lambda:)?([a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?",
+            r"(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?",
         )),
         values: &[],
     },
@@ -1134,6 +1194,17 @@ pub(crate) static FUNCTION_SCALING_CONFIG_EXECUTION_ENVIRONMENTS: Shape =
 pub(crate) static FUNCTION_URL_AUTH_TYPE: Shape = Shape {
     sensitive: false,
     kind: Kind::String { limits: Limits::NONE, pattern: None, values: &["NONE", "AWS_IAM"] },
+};
+
+pub(crate) static FUNCTION_URL_FUNCTION_NAME: Shape = Shape {
+    sensitive: false,
+    kind: Kind::String {
+        limits: Limits { min: Some(1), max: Some(140) },
+        pattern: Some(Pattern::new(
+            r"(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]{1,64})(:((?!\d+$)[0-9a-zA-Z-_]+))?",
+        )),
+        values: &[],
+    },
 };
 
 pub(crate) static FUNCTION_URL_QUALIFIER: Shape = Shape {
@@ -1211,12 +1282,20 @@ pub(crate) static GET_DURABLE_EXECUTION_HISTORY_REQUEST: Shape = Shape {
 
 pub(crate) static GET_DURABLE_EXECUTION_REQUEST: Shape = Shape {
     sensitive: false,
-    kind: Kind::Structure(&[Member {
-        name: "DurableExecutionArn",
-        shape: &DURABLE_EXECUTION_ARN,
-        required: true,
-        location: Location::Uri("DurableExecutionArn"),
-    }]),
+    kind: Kind::Structure(&[
+        Member {
+            name: "DurableExecutionArn",
+            shape: &DURABLE_EXECUTION_ARN,
+            required: true,
+            location: Location::Uri("DurableExecutionArn"),
+        },
+        Member {
+            name: "IncludeExecutionData",
+            shape: &INCLUDE_EXECUTION_DATA,
+            required: false,
+            location: Location::Query("IncludeExecutionData"),
+        },
+    ]),
 };
 
 pub(crate) static GET_DURABLE_EXECUTION_STATE_REQUEST: Shape = Shape {
@@ -1241,7 +1320,12 @@ pub(crate) static GET_DURABLE_EXECUTION_STATE_REQUEST: Shape = Shape {
 
 pub(crate) static GET_EVENT_SOURCE_MAPPING_REQUEST: Shape = Shape {
     sensitive: false,
-    kind: Kind::Structure(&[Member { name: "UUID", shape: &STRING, required: true, location: Location::Uri("UUID") }]),
+    kind: Kind::Structure(&[Member {
+        name: "UUID",
+        shape: &UUID_STRING,
+        required: true,
+        location: Location::Uri("UUID"),
+    }]),
 };
 
 pub(crate) static GET_FUNCTION_CODE_SIGNING_CONFIG_REQUEST: Shape = Shape {
@@ -1349,7 +1433,12 @@ pub(crate) static GET_FUNCTION_SCALING_CONFIG_REQUEST: Shape = Shape {
 pub(crate) static GET_FUNCTION_URL_CONFIG_REQUEST: Shape = Shape {
     sensitive: false,
     kind: Kind::Structure(&[
-        Member { name: "FunctionName", shape: &FUNCTION_NAME, required: true, location: Location::Uri("FunctionName") },
+        Member {
+            name: "FunctionName",
+            shape: &FUNCTION_URL_FUNCTION_NAME,
+            required: true,
+            location: Location::Uri("FunctionName"),
+        },
         Member {
             name: "Qualifier",
             shape: &FUNCTION_URL_QUALIFIER,
@@ -1484,7 +1573,7 @@ pub(crate) static INSTANCE_TYPE: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
         limits: Limits { min: Some(1), max: Some(30) },
-        pattern: Some(Pattern::new(r"[a-zA-Z0-9\.\-]+")),
+        pattern: Some(Pattern::new(r"[a-zA-Z0-9\.\*\-]+")),
         values: &[],
     },
 };
@@ -1565,12 +1654,6 @@ pub(crate) static INVOKE_WITH_RESPONSE_STREAM_REQUEST: Shape = Shape {
             required: true,
             location: Location::Uri("FunctionName"),
         },
-        Member {
-            name: "InvocationType",
-            shape: &RESPONSE_STREAMING_INVOCATION_TYPE,
-            required: false,
-            location: Location::Header("X-Amz-Invocation-Type"),
-        },
         Member { name: "LogType", shape: &LOG_TYPE, required: false, location: Location::Header("X-Amz-Log-Type") },
         Member {
             name: "ClientContext",
@@ -1586,6 +1669,12 @@ pub(crate) static INVOKE_WITH_RESPONSE_STREAM_REQUEST: Shape = Shape {
         },
         Member { name: "Payload", shape: &BLOB, required: false, location: Location::Payload },
         Member { name: "TenantId", shape: &TENANT_ID, required: false, location: Location::Header("X-Amz-Tenant-Id") },
+        Member {
+            name: "InvocationType",
+            shape: &RESPONSE_STREAMING_INVOCATION_TYPE,
+            required: false,
+            location: Location::Header("X-Amz-Invocation-Type"),
+        },
     ]),
 };
 
@@ -1597,7 +1686,7 @@ pub(crate) static ITEM_COUNT: Shape =
 pub(crate) static KMS_KEY_ARN: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
-        limits: Limits::NONE,
+        limits: Limits { min: Some(0), max: Some(10000) },
         pattern: Some(Pattern::new(r"(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()")),
         values: &[],
     },
@@ -1702,7 +1791,7 @@ pub(crate) static LAYER_NAME: Shape = Shape {
     kind: Kind::String {
         limits: Limits { min: Some(1), max: Some(140) },
         pattern: Some(Pattern::new(
-            r"(arn:[a-zA-Z0-9-]+:lambda:[a-zA-Z0-9-]+:\d{12}:layer:[a-zA-Z0-9-_]+)|[a-zA-Z0-9-_]+",
+            r"(arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:layer:[a-zA-Z0-9-_]+)|[a-zA-Z0-9-_]+",
         )),
         values: &[],
     },
@@ -1720,7 +1809,7 @@ pub(crate) static LAYER_PERMISSION_ALLOWED_ACTION: Shape = Shape {
 pub(crate) static LAYER_PERMISSION_ALLOWED_PRINCIPAL: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
-        limits: Limits::NONE,
+        limits: Limits { min: Some(0), max: Some(10000) },
         pattern: Some(Pattern::new(r"\d{12}|\*|arn:(aws[a-zA-Z-]*):iam::\d{12}:root")),
         values: &[],
     },
@@ -1729,8 +1818,10 @@ pub(crate) static LAYER_PERMISSION_ALLOWED_PRINCIPAL: Shape = Shape {
 pub(crate) static LAYER_VERSION_ARN: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
-        limits: Limits { min: Some(1), max: Some(140) },
-        pattern: Some(Pattern::new(r"arn:[a-zA-Z0-9-]+:lambda:[a-zA-Z0-9-]+:\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+")),
+        limits: Limits { min: Some(1), max: Some(2048) },
+        pattern: Some(Pattern::new(
+            r"((arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+))",
+        )),
         values: &[],
     },
 };
@@ -1741,6 +1832,12 @@ pub(crate) static LAYER_VERSION_CONTENT_INPUT: Shape = Shape {
         Member { name: "S3Bucket", shape: &S3_BUCKET, required: false, location: Location::Body },
         Member { name: "S3Key", shape: &S3_KEY, required: false, location: Location::Body },
         Member { name: "S3ObjectVersion", shape: &S3_OBJECT_VERSION, required: false, location: Location::Body },
+        Member {
+            name: "S3ObjectStorageMode",
+            shape: &S3_OBJECT_STORAGE_MODE,
+            required: false,
+            location: Location::Body,
+        },
         Member { name: "ZipFile", shape: &BLOB, required: false, location: Location::Body },
     ]),
 };
@@ -1749,7 +1846,11 @@ pub(crate) static LAYER_VERSION_NUMBER: Shape = Shape { sensitive: false, kind: 
 
 pub(crate) static LICENSE_INFO: Shape = Shape {
     sensitive: false,
-    kind: Kind::String { limits: Limits { min: Some(0), max: Some(512) }, pattern: None, values: &[] },
+    kind: Kind::String {
+        limits: Limits { min: Some(0), max: Some(512) },
+        pattern: Some(Pattern::new(r".*")),
+        values: &[],
+    },
 };
 
 pub(crate) static LIST_ALIASES_REQUEST: Shape = Shape {
@@ -1876,7 +1977,12 @@ pub(crate) static LIST_FUNCTION_EVENT_INVOKE_CONFIGS_REQUEST: Shape = Shape {
 pub(crate) static LIST_FUNCTION_URL_CONFIGS_REQUEST: Shape = Shape {
     sensitive: false,
     kind: Kind::Structure(&[
-        Member { name: "FunctionName", shape: &FUNCTION_NAME, required: true, location: Location::Uri("FunctionName") },
+        Member {
+            name: "FunctionName",
+            shape: &FUNCTION_URL_FUNCTION_NAME,
+            required: true,
+            location: Location::Uri("FunctionName"),
+        },
         Member { name: "Marker", shape: &STRING, required: false, location: Location::Query("Marker") },
         Member { name: "MaxItems", shape: &MAX_ITEMS, required: false, location: Location::Query("MaxItems") },
     ]),
@@ -1939,6 +2045,12 @@ pub(crate) static LIST_LAYER_VERSIONS_REQUEST: Shape = Shape {
     sensitive: false,
     kind: Kind::Structure(&[
         Member {
+            name: "CompatibleArchitecture",
+            shape: &ARCHITECTURE,
+            required: false,
+            location: Location::Query("CompatibleArchitecture"),
+        },
+        Member {
             name: "CompatibleRuntime",
             shape: &RUNTIME,
             required: false,
@@ -1952,18 +2064,18 @@ pub(crate) static LIST_LAYER_VERSIONS_REQUEST: Shape = Shape {
             required: false,
             location: Location::Query("MaxItems"),
         },
-        Member {
-            name: "CompatibleArchitecture",
-            shape: &ARCHITECTURE,
-            required: false,
-            location: Location::Query("CompatibleArchitecture"),
-        },
     ]),
 };
 
 pub(crate) static LIST_LAYERS_REQUEST: Shape = Shape {
     sensitive: false,
     kind: Kind::Structure(&[
+        Member {
+            name: "CompatibleArchitecture",
+            shape: &ARCHITECTURE,
+            required: false,
+            location: Location::Query("CompatibleArchitecture"),
+        },
         Member {
             name: "CompatibleRuntime",
             shape: &RUNTIME,
@@ -1976,12 +2088,6 @@ pub(crate) static LIST_LAYERS_REQUEST: Shape = Shape {
             shape: &MAX_LAYER_LIST_ITEMS,
             required: false,
             location: Location::Query("MaxItems"),
-        },
-        Member {
-            name: "CompatibleArchitecture",
-            shape: &ARCHITECTURE,
-            required: false,
-            location: Location::Query("CompatibleArchitecture"),
         },
     ]),
 };
@@ -2066,8 +2172,8 @@ pub(crate) static LOGGING_CONFIG: Shape = Shape {
 pub(crate) static MASTER_REGION: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
-        limits: Limits::NONE,
-        pattern: Some(Pattern::new(r"ALL|[a-z]{2}(-gov)?-[a-z]+-\d{1}")),
+        limits: Limits { min: Some(1), max: Some(50) },
+        pattern: Some(Pattern::new(r"ALL|(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}")),
         values: &[],
     },
 };
@@ -2103,7 +2209,7 @@ pub(crate) static MAXIMUM_EVENT_AGE_IN_SECONDS: Shape =
     Shape { sensitive: false, kind: Kind::Integer(Limits { min: Some(60), max: Some(21600) }) };
 
 pub(crate) static MAXIMUM_NUMBER_OF_POLLERS: Shape =
-    Shape { sensitive: false, kind: Kind::Integer(Limits { min: Some(1), max: Some(2000) }) };
+    Shape { sensitive: false, kind: Kind::Integer(Limits { min: Some(1), max: Some(10000) }) };
 
 pub(crate) static MAXIMUM_RECORD_AGE_IN_SECONDS: Shape =
     Shape { sensitive: false, kind: Kind::Integer(Limits { min: Some(-1), max: Some(604800) }) };
@@ -2137,7 +2243,7 @@ pub(crate) static NAMESPACED_FUNCTION_NAME: Shape = Shape {
     kind: Kind::String {
         limits: Limits { min: Some(1), max: Some(256) },
         pattern: Some(Pattern::new(
-            r"(arn:(aws[a-zA-Z-]*)?:lambda:)?([a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?",
+            r"(arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:|(((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?))(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?",
         )),
         values: &[],
     },
@@ -2288,7 +2394,7 @@ pub(crate) static PATTERN: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
         limits: Limits { min: Some(0), max: Some(4096) },
-        pattern: Some(Pattern::new(r".*")),
+        pattern: Some(Pattern::new(r"[\s\S]*")),
         values: &[],
     },
 };
@@ -2301,7 +2407,11 @@ pub(crate) static POSITIVE_INTEGER: Shape =
 
 pub(crate) static PRINCIPAL: Shape = Shape {
     sensitive: false,
-    kind: Kind::String { limits: Limits::NONE, pattern: Some(Pattern::new(r"[^\s]+")), values: &[] },
+    kind: Kind::String {
+        limits: Limits { min: Some(0), max: Some(2048) },
+        pattern: Some(Pattern::new(r"[^\s]+")),
+        values: &[],
+    },
 };
 
 pub(crate) static PRINCIPAL_ORG_ID: Shape = Shape {
@@ -2311,6 +2421,29 @@ pub(crate) static PRINCIPAL_ORG_ID: Shape = Shape {
         pattern: Some(Pattern::new(r"o-[a-z0-9]{10,32}")),
         values: &[],
     },
+};
+
+pub(crate) static PROPAGATE_TAGS: Shape = Shape {
+    sensitive: false,
+    kind: Kind::Structure(&[
+        Member { name: "Mode", shape: &PROPAGATE_TAGS_MODE, required: false, location: Location::Body },
+        Member {
+            name: "ExplicitTags",
+            shape: &PROPAGATE_TAGS_EXPLICIT_TAGS_MAP,
+            required: false,
+            location: Location::Body,
+        },
+    ]),
+};
+
+pub(crate) static PROPAGATE_TAGS_EXPLICIT_TAGS_MAP: Shape = Shape {
+    sensitive: false,
+    kind: Kind::Map { limits: Limits { min: Some(0), max: Some(40) }, key: &TAG_KEY, value: &TAG_VALUE },
+};
+
+pub(crate) static PROPAGATE_TAGS_MODE: Shape = Shape {
+    sensitive: false,
+    kind: Kind::String { limits: Limits::NONE, pattern: None, values: &["None", "Explicit"] },
 };
 
 pub(crate) static PROVISIONED_POLLER_CONFIG: Shape = Shape {
@@ -2342,14 +2475,14 @@ pub(crate) static PUBLISH_LAYER_VERSION_REQUEST: Shape = Shape {
         Member { name: "LayerName", shape: &LAYER_NAME, required: true, location: Location::Uri("LayerName") },
         Member { name: "Description", shape: &DESCRIPTION, required: false, location: Location::Body },
         Member { name: "Content", shape: &LAYER_VERSION_CONTENT_INPUT, required: true, location: Location::Body },
-        Member { name: "CompatibleRuntimes", shape: &COMPATIBLE_RUNTIMES, required: false, location: Location::Body },
-        Member { name: "LicenseInfo", shape: &LICENSE_INFO, required: false, location: Location::Body },
         Member {
             name: "CompatibleArchitectures",
             shape: &COMPATIBLE_ARCHITECTURES,
             required: false,
             location: Location::Body,
         },
+        Member { name: "CompatibleRuntimes", shape: &COMPATIBLE_RUNTIMES, required: false, location: Location::Body },
+        Member { name: "LicenseInfo", shape: &LICENSE_INFO, required: false, location: Location::Body },
     ]),
 };
 
@@ -2585,7 +2718,7 @@ pub(crate) static RESERVED_CONCURRENT_EXECUTIONS: Shape =
 pub(crate) static RESOURCE_ARN: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
-        limits: Limits::NONE,
+        limits: Limits { min: Some(0), max: Some(10000) },
         pattern: Some(Pattern::new(r"(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()")),
         values: &[],
     },
@@ -2604,7 +2737,7 @@ pub(crate) static REVERSE_ORDER: Shape = Shape { sensitive: false, kind: Kind::B
 pub(crate) static ROLE_ARN: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
-        limits: Limits::NONE,
+        limits: Limits { min: Some(0), max: Some(10000) },
         pattern: Some(Pattern::new(r"arn:(aws[a-zA-Z-]*)?:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+")),
         values: &[],
     },
@@ -2624,44 +2757,49 @@ pub(crate) static RUNTIME: Shape = Shape {
             "nodejs12.x",
             "nodejs14.x",
             "nodejs16.x",
+            "nodejs18.x",
+            "nodejs20.x",
+            "nodejs22.x",
+            "nodejs24.x",
             "java8",
             "java8.al2",
             "java11",
+            "java17",
+            "java21",
+            "java25",
             "python2.7",
             "python3.6",
             "python3.7",
             "python3.8",
             "python3.9",
+            "python3.10",
+            "python3.11",
+            "python3.12",
+            "python3.13",
+            "python3.14",
             "dotnetcore1.0",
             "dotnetcore2.0",
             "dotnetcore2.1",
             "dotnetcore3.1",
             "dotnet6",
             "dotnet8",
+            "dotnet10",
             "nodejs4.3-edge",
             "go1.x",
             "ruby2.5",
             "ruby2.7",
-            "provided",
-            "provided.al2",
-            "nodejs18.x",
-            "python3.10",
-            "java17",
             "ruby3.2",
             "ruby3.3",
             "ruby3.4",
-            "python3.11",
-            "nodejs20.x",
-            "provided.al2023",
-            "python3.12",
-            "java21",
-            "python3.13",
-            "nodejs22.x",
-            "nodejs24.x",
-            "python3.14",
-            "java25",
-            "dotnet10",
             "ruby4.0",
+            "provided",
+            "provided.al2",
+            "provided.al2023",
+            "nodejs26.x",
+            "python3.15",
+            "java8.al2023",
+            "java11.al2023",
+            "java17.al2023",
         ],
     },
 };
@@ -2671,7 +2809,7 @@ pub(crate) static RUNTIME_VERSION_ARN: Shape = Shape {
     kind: Kind::String {
         limits: Limits { min: Some(26), max: Some(2048) },
         pattern: Some(Pattern::new(
-            r"arn:(aws[a-zA-Z-]*):lambda:[a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\d{1}::runtime:.+",
+            r"arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}::runtime:.+",
         )),
         values: &[],
     },
@@ -2688,12 +2826,25 @@ pub(crate) static S3_BUCKET: Shape = Shape {
 
 pub(crate) static S3_KEY: Shape = Shape {
     sensitive: false,
-    kind: Kind::String { limits: Limits { min: Some(1), max: Some(1024) }, pattern: None, values: &[] },
+    kind: Kind::String {
+        limits: Limits { min: Some(1), max: Some(1024) },
+        pattern: Some(Pattern::new(r".*")),
+        values: &[],
+    },
+};
+
+pub(crate) static S3_OBJECT_STORAGE_MODE: Shape = Shape {
+    sensitive: false,
+    kind: Kind::String { limits: Limits::NONE, pattern: None, values: &["COPY", "REFERENCE"] },
 };
 
 pub(crate) static S3_OBJECT_VERSION: Shape = Shape {
     sensitive: false,
-    kind: Kind::String { limits: Limits { min: Some(1), max: Some(1024) }, pattern: None, values: &[] },
+    kind: Kind::String {
+        limits: Limits { min: Some(1), max: Some(1024) },
+        pattern: Some(Pattern::new(r".*")),
+        values: &[],
+    },
 };
 
 pub(crate) static SCALING_CONFIG: Shape = Shape {
@@ -2718,8 +2869,14 @@ pub(crate) static SCHEMA_REGISTRY_URI: Shape = Shape {
     },
 };
 
-pub(crate) static SECURITY_GROUP_ID: Shape =
-    Shape { sensitive: false, kind: Kind::String { limits: Limits::NONE, pattern: None, values: &[] } };
+pub(crate) static SECURITY_GROUP_ID: Shape = Shape {
+    sensitive: false,
+    kind: Kind::String {
+        limits: Limits { min: Some(0), max: Some(1024) },
+        pattern: Some(Pattern::new(r"sg-[0-9a-zA-Z]*")),
+        values: &[],
+    },
+};
 
 pub(crate) static SECURITY_GROUP_IDS: Shape = Shape {
     sensitive: false,
@@ -2803,7 +2960,7 @@ pub(crate) static SOURCE_ACCESS_CONFIGURATION: Shape = Shape {
 
 pub(crate) static SOURCE_ACCESS_CONFIGURATIONS: Shape = Shape {
     sensitive: false,
-    kind: Kind::List { limits: Limits { min: Some(0), max: Some(22) }, element: &SOURCE_ACCESS_CONFIGURATION },
+    kind: Kind::List { limits: Limits { min: Some(0), max: Some(23) }, element: &SOURCE_ACCESS_CONFIGURATION },
 };
 
 pub(crate) static SOURCE_ACCESS_TYPE: Shape = Shape {
@@ -2880,8 +3037,14 @@ pub(crate) static STRING: Shape =
 pub(crate) static STRING_LIST: Shape =
     Shape { sensitive: false, kind: Kind::List { limits: Limits { min: Some(0), max: Some(1500) }, element: &STRING } };
 
-pub(crate) static SUBNET_ID: Shape =
-    Shape { sensitive: false, kind: Kind::String { limits: Limits::NONE, pattern: None, values: &[] } };
+pub(crate) static SUBNET_ID: Shape = Shape {
+    sensitive: false,
+    kind: Kind::String {
+        limits: Limits { min: Some(0), max: Some(1024) },
+        pattern: Some(Pattern::new(r"subnet-[0-9a-z]*")),
+        values: &[],
+    },
+};
 
 pub(crate) static SUBNET_IDS: Shape = Shape {
     sensitive: false,
@@ -2893,8 +3056,14 @@ pub(crate) static SYSTEM_LOG_LEVEL: Shape = Shape {
     kind: Kind::String { limits: Limits::NONE, pattern: None, values: &["DEBUG", "INFO", "WARN"] },
 };
 
-pub(crate) static TAG_KEY: Shape =
-    Shape { sensitive: false, kind: Kind::String { limits: Limits::NONE, pattern: None, values: &[] } };
+pub(crate) static TAG_KEY: Shape = Shape {
+    sensitive: false,
+    kind: Kind::String {
+        limits: Limits { min: Some(1), max: Some(128) },
+        pattern: Some(Pattern::new(r"([\p{L}\p{Z}\p{N}_.:/=+\-@]*)")),
+        values: &[],
+    },
+};
 
 pub(crate) static TAG_KEY_LIST: Shape =
     Shape { sensitive: false, kind: Kind::List { limits: Limits::NONE, element: &TAG_KEY } };
@@ -2907,15 +3076,21 @@ pub(crate) static TAG_RESOURCE_REQUEST: Shape = Shape {
     ]),
 };
 
-pub(crate) static TAG_VALUE: Shape =
-    Shape { sensitive: false, kind: Kind::String { limits: Limits::NONE, pattern: None, values: &[] } };
+pub(crate) static TAG_VALUE: Shape = Shape {
+    sensitive: false,
+    kind: Kind::String {
+        limits: Limits { min: Some(0), max: Some(256) },
+        pattern: Some(Pattern::new(r"([\p{L}\p{Z}\p{N}_.:/=+\-@]*)")),
+        values: &[],
+    },
+};
 
 pub(crate) static TAGGABLE_RESOURCE: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
-        limits: Limits { min: Some(1), max: Some(256) },
+        limits: Limits { min: Some(1), max: Some(10000) },
         pattern: Some(Pattern::new(
-            r"arn:(aws[a-zA-Z-]*):lambda:[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:(function:[a-zA-Z0-9-_]+(:(\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|capacity-provider:[a-zA-Z0-9-_]+)",
+            r"arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:(function:[a-zA-Z0-9-_]+(:(\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})",
         )),
         values: &[],
     },
@@ -2959,7 +3134,8 @@ pub(crate) static TENANT_ID: Shape = Shape {
 pub(crate) static TENANT_ISOLATION_MODE: Shape =
     Shape { sensitive: false, kind: Kind::String { limits: Limits::NONE, pattern: None, values: &["PER_TENANT"] } };
 
-pub(crate) static TIMEOUT: Shape = Shape { sensitive: false, kind: Kind::Integer(Limits { min: Some(1), max: None }) };
+pub(crate) static TIMEOUT: Shape =
+    Shape { sensitive: false, kind: Kind::Integer(Limits { min: Some(1), max: Some(5400) }) };
 
 pub(crate) static TOPIC: Shape = Shape {
     sensitive: false,
@@ -2990,9 +3166,14 @@ pub(crate) static URI: Shape = Shape {
     sensitive: false,
     kind: Kind::String {
         limits: Limits { min: Some(1), max: Some(200) },
-        pattern: Some(Pattern::new(r"[a-zA-Z0-9-\/*:_+=.@-]*")),
+        pattern: Some(Pattern::new(r"[ a-zA-Z0-9-\/*:_+=.@-]*")),
         values: &[],
     },
+};
+
+pub(crate) static UUID_STRING: Shape = Shape {
+    sensitive: false,
+    kind: Kind::String { limits: Limits { min: Some(36), max: Some(36) }, pattern: None, values: &[] },
 };
 
 pub(crate) static UNQUALIFIED_FUNCTION_NAME: Shape = Shape {
@@ -3000,7 +3181,7 @@ pub(crate) static UNQUALIFIED_FUNCTION_NAME: Shape = Shape {
     kind: Kind::String {
         limits: Limits { min: Some(1), max: Some(140) },
         pattern: Some(Pattern::new(
-            r"(arn:(aws[a-zA-Z-]*)?:lambda:)?([a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)",
+            r"(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)",
         )),
         values: &[],
     },
@@ -3051,6 +3232,13 @@ pub(crate) static UPDATE_CAPACITY_PROVIDER_REQUEST: Shape = Shape {
             required: false,
             location: Location::Body,
         },
+        Member { name: "PropagateTags", shape: &PROPAGATE_TAGS, required: false, location: Location::Body },
+        Member {
+            name: "TelemetryConfig",
+            shape: &CAPACITY_PROVIDER_TELEMETRY_CONFIG,
+            required: false,
+            location: Location::Body,
+        },
     ]),
 };
 
@@ -3077,14 +3265,34 @@ pub(crate) static UPDATE_CODE_SIGNING_CONFIG_REQUEST: Shape = Shape {
 pub(crate) static UPDATE_EVENT_SOURCE_MAPPING_REQUEST: Shape = Shape {
     sensitive: false,
     kind: Kind::Structure(&[
-        Member { name: "UUID", shape: &STRING, required: true, location: Location::Uri("UUID") },
+        Member { name: "UUID", shape: &UUID_STRING, required: true, location: Location::Uri("UUID") },
         Member { name: "FunctionName", shape: &NAMESPACED_FUNCTION_NAME, required: false, location: Location::Body },
         Member { name: "Enabled", shape: &ENABLED, required: false, location: Location::Body },
         Member { name: "BatchSize", shape: &BATCH_SIZE, required: false, location: Location::Body },
         Member { name: "FilterCriteria", shape: &FILTER_CRITERIA, required: false, location: Location::Body },
+        Member { name: "KMSKeyArn", shape: &KMS_KEY_ARN, required: false, location: Location::Body },
+        Member {
+            name: "MetricsConfig",
+            shape: &EVENT_SOURCE_MAPPING_METRICS_CONFIG,
+            required: false,
+            location: Location::Body,
+        },
+        Member {
+            name: "LoggingConfig",
+            shape: &EVENT_SOURCE_MAPPING_LOGGING_CONFIG,
+            required: false,
+            location: Location::Body,
+        },
+        Member { name: "ScalingConfig", shape: &SCALING_CONFIG, required: false, location: Location::Body },
         Member {
             name: "MaximumBatchingWindowInSeconds",
             shape: &MAXIMUM_BATCHING_WINDOW_IN_SECONDS,
+            required: false,
+            location: Location::Body,
+        },
+        Member {
+            name: "ParallelizationFactor",
+            shape: &PARALLELIZATION_FACTOR,
             required: false,
             location: Location::Body,
         },
@@ -3108,8 +3316,8 @@ pub(crate) static UPDATE_EVENT_SOURCE_MAPPING_REQUEST: Shape = Shape {
             location: Location::Body,
         },
         Member {
-            name: "ParallelizationFactor",
-            shape: &PARALLELIZATION_FACTOR,
+            name: "TumblingWindowInSeconds",
+            shape: &TUMBLING_WINDOW_IN_SECONDS,
             required: false,
             location: Location::Body,
         },
@@ -3120,18 +3328,11 @@ pub(crate) static UPDATE_EVENT_SOURCE_MAPPING_REQUEST: Shape = Shape {
             location: Location::Body,
         },
         Member {
-            name: "TumblingWindowInSeconds",
-            shape: &TUMBLING_WINDOW_IN_SECONDS,
-            required: false,
-            location: Location::Body,
-        },
-        Member {
             name: "FunctionResponseTypes",
             shape: &FUNCTION_RESPONSE_TYPE_LIST,
             required: false,
             location: Location::Body,
         },
-        Member { name: "ScalingConfig", shape: &SCALING_CONFIG, required: false, location: Location::Body },
         Member {
             name: "AmazonManagedKafkaEventSourceConfig",
             shape: &AMAZON_MANAGED_KAFKA_EVENT_SOURCE_CONFIG,
@@ -3147,19 +3348,6 @@ pub(crate) static UPDATE_EVENT_SOURCE_MAPPING_REQUEST: Shape = Shape {
         Member {
             name: "DocumentDBEventSourceConfig",
             shape: &DOCUMENT_DB_EVENT_SOURCE_CONFIG,
-            required: false,
-            location: Location::Body,
-        },
-        Member { name: "KMSKeyArn", shape: &KMS_KEY_ARN, required: false, location: Location::Body },
-        Member {
-            name: "MetricsConfig",
-            shape: &EVENT_SOURCE_MAPPING_METRICS_CONFIG,
-            required: false,
-            location: Location::Body,
-        },
-        Member {
-            name: "LoggingConfig",
-            shape: &EVENT_SOURCE_MAPPING_LOGGING_CONFIG,
             required: false,
             location: Location::Body,
         },
@@ -3180,18 +3368,24 @@ pub(crate) static UPDATE_FUNCTION_CODE_REQUEST: Shape = Shape {
         Member { name: "S3Bucket", shape: &S3_BUCKET, required: false, location: Location::Body },
         Member { name: "S3Key", shape: &S3_KEY, required: false, location: Location::Body },
         Member { name: "S3ObjectVersion", shape: &S3_OBJECT_VERSION, required: false, location: Location::Body },
+        Member {
+            name: "S3ObjectStorageMode",
+            shape: &S3_OBJECT_STORAGE_MODE,
+            required: false,
+            location: Location::Body,
+        },
         Member { name: "ImageUri", shape: &STRING, required: false, location: Location::Body },
-        Member { name: "Publish", shape: &BOOLEAN, required: false, location: Location::Body },
-        Member { name: "DryRun", shape: &BOOLEAN, required: false, location: Location::Body },
-        Member { name: "RevisionId", shape: &STRING, required: false, location: Location::Body },
         Member { name: "Architectures", shape: &ARCHITECTURES_LIST, required: false, location: Location::Body },
-        Member { name: "SourceKMSKeyArn", shape: &KMS_KEY_ARN, required: false, location: Location::Body },
+        Member { name: "Publish", shape: &BOOLEAN, required: false, location: Location::Body },
         Member {
             name: "PublishTo",
             shape: &FUNCTION_VERSION_LATEST_PUBLISHED,
             required: false,
             location: Location::Body,
         },
+        Member { name: "DryRun", shape: &BOOLEAN, required: false, location: Location::Body },
+        Member { name: "RevisionId", shape: &STRING, required: false, location: Location::Body },
+        Member { name: "SourceKMSKeyArn", shape: &KMS_KEY_ARN, required: false, location: Location::Body },
     ]),
 };
 
@@ -3266,7 +3460,12 @@ pub(crate) static UPDATE_FUNCTION_EVENT_INVOKE_CONFIG_REQUEST: Shape = Shape {
 pub(crate) static UPDATE_FUNCTION_URL_CONFIG_REQUEST: Shape = Shape {
     sensitive: false,
     kind: Kind::Structure(&[
-        Member { name: "FunctionName", shape: &FUNCTION_NAME, required: true, location: Location::Uri("FunctionName") },
+        Member {
+            name: "FunctionName",
+            shape: &FUNCTION_URL_FUNCTION_NAME,
+            required: true,
+            location: Location::Uri("FunctionName"),
+        },
         Member {
             name: "Qualifier",
             shape: &FUNCTION_URL_QUALIFIER,

@@ -67,14 +67,14 @@ pub struct AddPermissionRequest {
     pub action: Option<String>,
     pub principal: Option<String>,
     pub source_arn: Option<String>,
+    pub function_url_auth_type: Option<String>,
+    pub invoked_via_function_url: Option<bool>,
     pub source_account: Option<String>,
     pub event_source_token: Option<String>,
     pub qualifier: Option<String>,
     pub revision_id: Option<String>,
     #[serde(rename = "PrincipalOrgID")]
     pub principal_org_id: Option<String>,
-    pub function_url_auth_type: Option<String>,
-    pub invoked_via_function_url: Option<bool>,
 }
 
 /// `AddPermissionResponse` of the model.
@@ -205,6 +205,10 @@ pub struct CapacityProvider {
     pub kms_key_arn: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub propagate_tags: Option<PropagateTags>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub telemetry_config: Option<CapacityProviderTelemetryConfig>,
 }
 
 /// `CapacityProviderConfig` of the model.
@@ -213,6 +217,16 @@ pub struct CapacityProvider {
 pub struct CapacityProviderConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lambda_managed_instances_capacity_provider_config: Option<LambdaManagedInstancesCapacityProviderConfig>,
+}
+
+/// `CapacityProviderLoggingConfig` of the model.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CapacityProviderLoggingConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_log_level: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_group: Option<String>,
 }
 
 /// `CapacityProviderPermissionsConfig` of the model.
@@ -233,6 +247,14 @@ pub struct CapacityProviderScalingConfig {
     pub scaling_mode: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scaling_policies: Option<Vec<TargetTrackingScalingPolicy>>,
+}
+
+/// `CapacityProviderTelemetryConfig` of the model.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CapacityProviderTelemetryConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logging_config: Option<CapacityProviderLoggingConfig>,
 }
 
 /// `CapacityProviderVpcConfig` of the model.
@@ -454,6 +476,8 @@ pub struct CreateCapacityProviderRequest {
     pub capacity_provider_scaling_config: Option<CapacityProviderScalingConfig>,
     pub kms_key_arn: Option<String>,
     pub tags: Option<BTreeMap<String, String>>,
+    pub propagate_tags: Option<PropagateTags>,
+    pub telemetry_config: Option<CapacityProviderTelemetryConfig>,
 }
 
 /// `CreateCapacityProviderResponse` of the model.
@@ -491,6 +515,11 @@ pub struct CreateEventSourceMappingRequest {
     pub enabled: Option<bool>,
     pub batch_size: Option<i32>,
     pub filter_criteria: Option<FilterCriteria>,
+    #[serde(rename = "KMSKeyArn")]
+    pub kms_key_arn: Option<String>,
+    pub metrics_config: Option<EventSourceMappingMetricsConfig>,
+    pub logging_config: Option<EventSourceMappingLoggingConfig>,
+    pub scaling_config: Option<ScalingConfig>,
     pub maximum_batching_window_in_seconds: Option<i32>,
     pub parallelization_factor: Option<i32>,
     pub starting_position: Option<String>,
@@ -508,13 +537,8 @@ pub struct CreateEventSourceMappingRequest {
     pub function_response_types: Option<Vec<String>>,
     pub amazon_managed_kafka_event_source_config: Option<AmazonManagedKafkaEventSourceConfig>,
     pub self_managed_kafka_event_source_config: Option<SelfManagedKafkaEventSourceConfig>,
-    pub scaling_config: Option<ScalingConfig>,
     #[serde(rename = "DocumentDBEventSourceConfig")]
     pub document_db_event_source_config: Option<DocumentDBEventSourceConfig>,
-    #[serde(rename = "KMSKeyArn")]
-    pub kms_key_arn: Option<String>,
-    pub metrics_config: Option<EventSourceMappingMetricsConfig>,
-    pub logging_config: Option<EventSourceMappingLoggingConfig>,
     pub provisioned_poller_config: Option<ProvisionedPollerConfig>,
 }
 
@@ -531,6 +555,7 @@ pub struct CreateFunctionRequest {
     pub timeout: Option<i32>,
     pub memory_size: Option<i32>,
     pub publish: Option<bool>,
+    pub publish_to: Option<String>,
     pub vpc_config: Option<VpcConfig>,
     pub package_type: Option<String>,
     pub dead_letter_config: Option<DeadLetterConfig>,
@@ -541,16 +566,15 @@ pub struct CreateFunctionRequest {
     pub tags: Option<BTreeMap<String, String>>,
     pub layers: Option<Vec<String>>,
     pub file_system_configs: Option<Vec<FileSystemConfig>>,
-    pub image_config: Option<ImageConfig>,
     pub code_signing_config_arn: Option<String>,
+    pub image_config: Option<ImageConfig>,
     pub architectures: Option<Vec<String>>,
     pub ephemeral_storage: Option<EphemeralStorage>,
     pub snap_start: Option<SnapStart>,
     pub logging_config: Option<LoggingConfig>,
-    pub capacity_provider_config: Option<CapacityProviderConfig>,
-    pub publish_to: Option<String>,
-    pub durable_config: Option<DurableConfig>,
     pub tenancy_config: Option<TenancyConfig>,
+    pub capacity_provider_config: Option<CapacityProviderConfig>,
+    pub durable_config: Option<DurableConfig>,
 }
 
 /// `CreateFunctionUrlConfigRequest` of the model.
@@ -720,6 +744,8 @@ pub struct DocumentDBEventSourceConfig {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct DurableConfig {
+    #[serde(rename = "KMSKeyArn", skip_serializing_if = "Option::is_none")]
+    pub kms_key_arn: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention_period_in_days: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -894,6 +920,16 @@ pub struct EventSourceMappingConfiguration {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter_criteria: Option<FilterCriteria>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter_criteria_error: Option<FilterCriteriaError>,
+    #[serde(rename = "KMSKeyArn", skip_serializing_if = "Option::is_none")]
+    pub kms_key_arn: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_config: Option<EventSourceMappingMetricsConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logging_config: Option<EventSourceMappingLoggingConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaling_config: Option<ScalingConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub function_arn: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<f64>,
@@ -927,20 +963,10 @@ pub struct EventSourceMappingConfiguration {
     pub amazon_managed_kafka_event_source_config: Option<AmazonManagedKafkaEventSourceConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_managed_kafka_event_source_config: Option<SelfManagedKafkaEventSourceConfig>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scaling_config: Option<ScalingConfig>,
     #[serde(rename = "DocumentDBEventSourceConfig", skip_serializing_if = "Option::is_none")]
     pub document_db_event_source_config: Option<DocumentDBEventSourceConfig>,
-    #[serde(rename = "KMSKeyArn", skip_serializing_if = "Option::is_none")]
-    pub kms_key_arn: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub filter_criteria_error: Option<FilterCriteriaError>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_source_mapping_arn: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub metrics_config: Option<EventSourceMappingMetricsConfig>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub logging_config: Option<EventSourceMappingLoggingConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provisioned_poller_config: Option<ProvisionedPollerConfig>,
 }
@@ -977,6 +1003,8 @@ pub struct Execution {
     pub start_timestamp: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_timestamp: Option<f64>,
+    #[serde(rename = "KMSKeyArn", skip_serializing_if = "Option::is_none")]
+    pub kms_key_arn: Option<String>,
 }
 
 /// `ExecutionDetails` of the model.
@@ -1073,6 +1101,7 @@ pub struct FunctionCode {
     pub s3_bucket: Option<String>,
     pub s3_key: Option<String>,
     pub s3_object_version: Option<String>,
+    pub s3_object_storage_mode: Option<String>,
     pub image_uri: Option<String>,
     #[serde(rename = "SourceKMSKeyArn")]
     pub source_kms_key_arn: Option<String>,
@@ -1090,8 +1119,22 @@ pub struct FunctionCodeLocation {
     pub image_uri: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolved_image_uri: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolved_s3_object: Option<ResolvedS3Object>,
     #[serde(rename = "SourceKMSKeyArn", skip_serializing_if = "Option::is_none")]
     pub source_kms_key_arn: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<FunctionCodeLocationError>,
+}
+
+/// `FunctionCodeLocationError` of the model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FunctionCodeLocationError {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// `FunctionConfiguration` of the model.
@@ -1153,13 +1196,13 @@ pub struct FunctionConfiguration {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_system_configs: Option<Vec<FileSystemConfig>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub package_type: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub image_config_response: Option<ImageConfigResponse>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub signing_profile_version_arn: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signing_job_arn: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub package_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_config_response: Option<ImageConfigResponse>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub architectures: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -1171,13 +1214,13 @@ pub struct FunctionConfiguration {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logging_config: Option<LoggingConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenancy_config: Option<TenancyConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity_provider_config: Option<CapacityProviderConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub durable_config: Option<DurableConfig>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tenancy_config: Option<TenancyConfig>,
 }
 
 /// `FunctionEventInvokeConfig` of the model.
@@ -1314,6 +1357,7 @@ pub struct GetDurableExecutionHistoryResponse {
 #[serde(rename_all = "PascalCase")]
 pub struct GetDurableExecutionRequest {
     pub durable_execution_arn: Option<String>,
+    pub include_execution_data: Option<bool>,
 }
 
 /// `GetDurableExecutionResponse` of the model.
@@ -1342,6 +1386,10 @@ pub struct GetDurableExecutionResponse {
     pub version: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_header: Option<TraceHeader>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub execution_data_included: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub durable_config: Option<DurableConfig>,
 }
 
 /// `GetDurableExecutionStateRequest` of the model.
@@ -1557,11 +1605,11 @@ pub struct GetLayerVersionResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub compatible_architectures: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub compatible_runtimes: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub license_info: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub compatible_architectures: Option<Vec<String>>,
 }
 
 /// `GetPolicyRequest` of the model.
@@ -1623,9 +1671,9 @@ pub struct GetRuntimeManagementConfigResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub update_runtime_on: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub runtime_version_arn: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub function_arn: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime_version_arn: Option<String>,
 }
 
 /// `ImageConfig` of the model.
@@ -1761,13 +1809,13 @@ pub struct InvokeWithResponseStreamCompleteEvent {
 #[serde(rename_all = "PascalCase")]
 pub struct InvokeWithResponseStreamRequest {
     pub function_name: Option<String>,
-    pub invocation_type: Option<String>,
     pub log_type: Option<String>,
     pub client_context: Option<String>,
     pub qualifier: Option<String>,
     #[serde(skip)]
     pub payload: Option<Blob>,
     pub tenant_id: Option<String>,
+    pub invocation_type: Option<String>,
 }
 
 /// `InvokeWithResponseStreamResponse` of the model.
@@ -1859,6 +1907,7 @@ pub struct LayerVersionContentInput {
     pub s3_bucket: Option<String>,
     pub s3_key: Option<String>,
     pub s3_object_version: Option<String>,
+    pub s3_object_storage_mode: Option<String>,
     pub zip_file: Option<Blob>,
 }
 
@@ -1876,6 +1925,8 @@ pub struct LayerVersionContentOutput {
     pub signing_profile_version_arn: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signing_job_arn: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolved_s3_object: Option<ResolvedS3Object>,
 }
 
 /// `LayerVersionsListItem` of the model.
@@ -1891,11 +1942,11 @@ pub struct LayerVersionsListItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_date: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub compatible_architectures: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub compatible_runtimes: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub license_info: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub compatible_architectures: Option<Vec<String>>,
 }
 
 /// `LayersListItem` of the model.
@@ -2114,11 +2165,11 @@ pub struct ListFunctionsResponse {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ListLayerVersionsRequest {
+    pub compatible_architecture: Option<String>,
     pub compatible_runtime: Option<String>,
     pub layer_name: Option<String>,
     pub marker: Option<String>,
     pub max_items: Option<i32>,
-    pub compatible_architecture: Option<String>,
 }
 
 /// `ListLayerVersionsResponse` of the model.
@@ -2135,10 +2186,10 @@ pub struct ListLayerVersionsResponse {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ListLayersRequest {
+    pub compatible_architecture: Option<String>,
     pub compatible_runtime: Option<String>,
     pub marker: Option<String>,
     pub max_items: Option<i32>,
-    pub compatible_architecture: Option<String>,
 }
 
 /// `ListLayersResponse` of the model.
@@ -2287,6 +2338,16 @@ pub struct OperationUpdate {
     pub chained_invoke_options: Option<ChainedInvokeOptions>,
 }
 
+/// `PropagateTags` of the model.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PropagateTags {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explicit_tags: Option<BTreeMap<String, String>>,
+}
+
 /// `ProvisionedConcurrencyConfigListItem` of the model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -2326,9 +2387,9 @@ pub struct PublishLayerVersionRequest {
     pub layer_name: Option<String>,
     pub description: Option<String>,
     pub content: Option<LayerVersionContentInput>,
+    pub compatible_architectures: Option<Vec<String>>,
     pub compatible_runtimes: Option<Vec<String>>,
     pub license_info: Option<String>,
-    pub compatible_architectures: Option<Vec<String>>,
 }
 
 /// `PublishLayerVersionResponse` of the model.
@@ -2348,11 +2409,11 @@ pub struct PublishLayerVersionResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub compatible_architectures: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub compatible_runtimes: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub license_info: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub compatible_architectures: Option<Vec<String>>,
 }
 
 /// `PublishVersionRequest` of the model.
@@ -2452,9 +2513,9 @@ pub struct PutProvisionedConcurrencyConfigResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested_provisioned_concurrent_executions: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub available_provisioned_concurrent_executions: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub allocated_provisioned_concurrent_executions: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available_provisioned_concurrent_executions: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -2503,6 +2564,18 @@ pub struct RemovePermissionRequest {
     pub statement_id: Option<String>,
     pub qualifier: Option<String>,
     pub revision_id: Option<String>,
+}
+
+/// `ResolvedS3Object` of the model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ResolvedS3Object {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s3_bucket: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s3_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s3_object_version: Option<String>,
 }
 
 /// `RetryDetails` of the model.
@@ -2770,6 +2843,8 @@ pub struct UpdateAliasRequest {
 pub struct UpdateCapacityProviderRequest {
     pub capacity_provider_name: Option<String>,
     pub capacity_provider_scaling_config: Option<CapacityProviderScalingConfig>,
+    pub propagate_tags: Option<PropagateTags>,
+    pub telemetry_config: Option<CapacityProviderTelemetryConfig>,
 }
 
 /// `UpdateCapacityProviderResponse` of the model.
@@ -2808,24 +2883,24 @@ pub struct UpdateEventSourceMappingRequest {
     pub enabled: Option<bool>,
     pub batch_size: Option<i32>,
     pub filter_criteria: Option<FilterCriteria>,
-    pub maximum_batching_window_in_seconds: Option<i32>,
-    pub destination_config: Option<DestinationConfig>,
-    pub maximum_record_age_in_seconds: Option<i32>,
-    pub bisect_batch_on_function_error: Option<bool>,
-    pub maximum_retry_attempts: Option<i32>,
-    pub parallelization_factor: Option<i32>,
-    pub source_access_configurations: Option<Vec<SourceAccessConfiguration>>,
-    pub tumbling_window_in_seconds: Option<i32>,
-    pub function_response_types: Option<Vec<String>>,
-    pub scaling_config: Option<ScalingConfig>,
-    pub amazon_managed_kafka_event_source_config: Option<AmazonManagedKafkaEventSourceConfig>,
-    pub self_managed_kafka_event_source_config: Option<SelfManagedKafkaEventSourceConfig>,
-    #[serde(rename = "DocumentDBEventSourceConfig")]
-    pub document_db_event_source_config: Option<DocumentDBEventSourceConfig>,
     #[serde(rename = "KMSKeyArn")]
     pub kms_key_arn: Option<String>,
     pub metrics_config: Option<EventSourceMappingMetricsConfig>,
     pub logging_config: Option<EventSourceMappingLoggingConfig>,
+    pub scaling_config: Option<ScalingConfig>,
+    pub maximum_batching_window_in_seconds: Option<i32>,
+    pub parallelization_factor: Option<i32>,
+    pub destination_config: Option<DestinationConfig>,
+    pub maximum_record_age_in_seconds: Option<i32>,
+    pub bisect_batch_on_function_error: Option<bool>,
+    pub maximum_retry_attempts: Option<i32>,
+    pub tumbling_window_in_seconds: Option<i32>,
+    pub source_access_configurations: Option<Vec<SourceAccessConfiguration>>,
+    pub function_response_types: Option<Vec<String>>,
+    pub amazon_managed_kafka_event_source_config: Option<AmazonManagedKafkaEventSourceConfig>,
+    pub self_managed_kafka_event_source_config: Option<SelfManagedKafkaEventSourceConfig>,
+    #[serde(rename = "DocumentDBEventSourceConfig")]
+    pub document_db_event_source_config: Option<DocumentDBEventSourceConfig>,
     pub provisioned_poller_config: Option<ProvisionedPollerConfig>,
 }
 
@@ -2838,14 +2913,15 @@ pub struct UpdateFunctionCodeRequest {
     pub s3_bucket: Option<String>,
     pub s3_key: Option<String>,
     pub s3_object_version: Option<String>,
+    pub s3_object_storage_mode: Option<String>,
     pub image_uri: Option<String>,
+    pub architectures: Option<Vec<String>>,
     pub publish: Option<bool>,
+    pub publish_to: Option<String>,
     pub dry_run: Option<bool>,
     pub revision_id: Option<String>,
-    pub architectures: Option<Vec<String>>,
     #[serde(rename = "SourceKMSKeyArn")]
     pub source_kms_key_arn: Option<String>,
-    pub publish_to: Option<String>,
 }
 
 /// `UpdateFunctionConfigurationRequest` of the model.
