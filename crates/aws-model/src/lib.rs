@@ -12,6 +12,7 @@ mod generated;
 mod operation;
 mod route;
 mod shape;
+pub mod sigv4;
 mod validate;
 
 pub use blob::Blob;
