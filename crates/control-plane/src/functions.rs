@@ -6,7 +6,8 @@ use aws_model::arn::Qualifier;
 use aws_model::{ApiError, types};
 use uuid::Uuid;
 
-use crate::code::Source;
+use crate::code::{Source, Taken};
+use crate::objects::ObjectRef;
 use crate::page::page;
 use crate::plane::{ControlPlane, version_id};
 use crate::record::{Attached, Function, FunctionVersion, Scope, State, Timestamp, UpdateStatus, VersionId};
@@ -52,13 +53,13 @@ impl ControlPlane {
         let realm = self.realm().clone();
         let settings = settings::of_create(&name, &realm.region, request)?;
         let source = request.code.as_ref().map(Source::of_create);
-        let zip = source.map_or_else(|| Err(missing_code()), |source| source.zip())?;
+        let package = source.map_or_else(|| Err(missing_code()), |source| source.package())?;
         let exists = || ApiError::resource_conflict(format!("Function already exist: {name}"));
         if self.function(&name).is_some() {
             return Err(exists());
         }
         let publish = request.publish == Some(true);
-        let (code, guard) = self.store_code(zip).await?;
+        let (Taken { code, reference }, guard) = self.store_code(&package).await?;
         let copies = if publish { 2 } else { 1 };
         let latest = FunctionVersion {
             function: name.clone(),
@@ -66,6 +67,7 @@ impl ControlPlane {
             arn: realm.function_arn(&name, None),
             settings,
             code,
+            reference,
             revision_id: revision_id(),
             content: 1,
             last_modified: now,
@@ -131,6 +133,7 @@ impl ControlPlane {
             code: Some(types::FunctionCodeLocation {
                 repository_type: Some("S3".to_owned()),
                 location: Some(location(&version)),
+                resolved_s3_object: version.reference.as_ref().map(ObjectRef::resolved),
                 ..types::FunctionCodeLocation::default()
             }),
             tags: Some(function.attached.tags.clone()).filter(|tags| !tags.is_empty()),

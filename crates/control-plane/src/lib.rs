@@ -11,6 +11,7 @@
 mod account;
 mod code;
 mod functions;
+pub mod objects;
 mod page;
 mod plane;
 pub mod policy;

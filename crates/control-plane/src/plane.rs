@@ -12,6 +12,7 @@ use aws_model::ApiError;
 use aws_model::arn::{FunctionRef, Qualifier, Realm};
 use store::{Blobs, CommitError, Digest, Metadata, StoreError};
 
+use crate::objects::Objects;
 use crate::record::{Function, FunctionVersion, VersionId};
 use crate::roles::Roles;
 use crate::tables::{self, OpenError, Stored};
@@ -30,6 +31,8 @@ pub struct Settings {
     /// Such as `us-east-1`; part of every ARN.
     pub region: String,
     pub limits: Limits,
+    /// Who fetches code from S3.
+    pub objects: Arc<dyn Objects>,
 }
 
 /// Account-wide limits, Lambda's defaults.
@@ -69,6 +72,7 @@ pub(crate) struct Inner {
     pub realm: Realm,
     pub limits: Limits,
     pub blobs: Arc<dyn Blobs>,
+    pub objects: Arc<dyn Objects>,
     metadata: Arc<dyn Metadata>,
     roles: Roles,
     functions: RwLock<BTreeMap<String, Stored>>,
@@ -108,6 +112,7 @@ impl ControlPlane {
             realm: Realm { region: settings.region, account: settings.account_id },
             limits: settings.limits,
             blobs,
+            objects: settings.objects,
             metadata,
             roles,
             functions: RwLock::new(functions),

@@ -21,6 +21,8 @@ use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
 
+use crate::objects::ObjectRef;
+
 pub use self::attached::{Alias, Attached, ProvisionedSetting, Scope, Weight};
 
 /// A moment, in milliseconds since the epoch.
@@ -205,6 +207,9 @@ pub struct FunctionVersion {
     pub arn: String,
     pub settings: FunctionSettings,
     pub code: Code,
+    /// The object in S3 that the caller wants to be used where it lies; `code` is a copy of it.
+    #[serde(default)]
+    pub reference: Option<ObjectRef>,
     /// A UUID that changes with every change, state changes included.
     pub revision_id: String,
     /// Counts the changes of settings and code of `$LATEST`; a published version carries the count it was made from.

@@ -3,6 +3,7 @@
 mod durability;
 mod functions;
 mod model;
+mod objects;
 mod provisioned;
 mod updates;
 mod versions;
@@ -16,6 +17,7 @@ use store::{Blobs, MemoryBlobs, MemoryMetadata, Metadata};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
+use crate::objects::NoObjects;
 use crate::record::Timestamp;
 use crate::{Accepted, ControlPlane, Failure, FailureCode, Limits, Settings};
 
@@ -74,7 +76,12 @@ impl World {
 }
 
 async fn open(metadata: &Arc<dyn Metadata>, blobs: &Arc<dyn Blobs>, limits: Limits) -> ControlPlane {
-    let settings = Settings { account_id: ACCOUNT.to_owned(), region: "us-east-1".to_owned(), limits };
+    let settings = Settings {
+        account_id: ACCOUNT.to_owned(),
+        region: "us-east-1".to_owned(),
+        limits,
+        objects: Arc::new(NoObjects),
+    };
     ControlPlane::open(Arc::clone(metadata), Arc::clone(blobs), settings).await.unwrap()
 }
 

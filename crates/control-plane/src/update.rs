@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aws_model::{ApiError, types};
 
-use crate::code::Source;
+use crate::code::{Source, Taken};
 use crate::functions::{publish_latest, revision_id};
 use crate::plane::ControlPlane;
 use crate::record::{Function, FunctionVersion, State, Timestamp, UpdateStatus};
@@ -84,19 +84,20 @@ impl ControlPlane {
         let target = self.unqualified(request.function_name.as_deref())?;
         let (function, _) = self.find(request.function_name.as_deref(), None)?;
         check_revision(&function, request.revision_id.as_deref())?;
-        let zip = Source::of_update(request).zip()?;
+        let package = Source::of_update(request).package()?;
         let dry_run = request.dry_run == Some(true);
         let publish = request.publish == Some(true);
-        let (code, guard) = if dry_run {
-            (self.inspect(zip).await?, None)
+        let (Taken { code, reference }, guard) = if dry_run {
+            (self.inspect(&package).await?, None)
         } else {
-            let (code, guard) = self.store_code(zip).await?;
-            (code, Some(guard))
+            let (taken, guard) = self.store_code(&package).await?;
+            (taken, Some(guard))
         };
         let architecture = settings::architecture(request.architectures.as_deref());
         let change = |latest: &FunctionVersion| {
             let mut next = latest.clone();
             next.code = code;
+            next.reference = reference;
             next.settings.architecture = architecture.unwrap_or(latest.settings.architecture);
             Ok(next)
         };
@@ -225,7 +226,7 @@ fn changed(
 ) -> Result<Function, ApiError> {
     let old = &function.latest;
     let mut latest = change(old)?;
-    if latest.settings != old.settings || latest.code != old.code {
+    if latest.settings != old.settings || latest.code != old.code || latest.reference != old.reference {
         latest.content = old.content + 1;
     }
     latest.revision_id = revision_id();

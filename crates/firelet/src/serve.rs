@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use control_plane::objects::NoObjects;
 use control_plane::{ControlPlane, Limits, Settings};
 use frontend::{Deps, Frontend};
 use runtimes::Catalog;
@@ -83,6 +84,7 @@ impl Server {
             account_id: config.account_id.clone(),
             region: config.region.clone(),
             limits: Limits { concurrent_executions: config.account_concurrency, ..Limits::default() },
+            objects: Arc::new(NoObjects),
         };
         let control_plane = ControlPlane::open(metadata, Arc::clone(&blobs) as Arc<dyn Blobs>, settings).await?;
         let deps = Deps {

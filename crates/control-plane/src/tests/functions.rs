@@ -168,9 +168,6 @@ async fn refusals_of_create_have_their_texts() {
         assert_eq!(said(&error), ("InvalidParameterValueException", expected));
     }
     let mut request = create_request("f");
-    request.code = serde_json::from_value(json!({"S3Bucket": "b", "S3Key": "k"})).unwrap();
-    let error = world.plane.create_function(&request, NOW).await.unwrap_err();
-    assert_eq!(error.message, "Code from S3 is not supported yet by this version of Firelet.");
     request.code = Some(types::FunctionCode::default());
     let error = world.plane.create_function(&request, NOW).await.unwrap_err();
     assert_eq!(error.message, "Please provide a source for function code.");
