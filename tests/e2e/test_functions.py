@@ -260,11 +260,9 @@ def test_account_settings_count_the_functions(firelet):
 
 def test_an_operation_that_is_not_there_yet_says_so(firelet):
     function = firelet.deploy(ECHO)
-    status, code, message = refusal(
-        firelet.lambda_.create_alias, FunctionName=function.name, Name="live", FunctionVersion="$LATEST"
-    )
+    status, code, message = refusal(firelet.lambda_.invoke_with_response_stream, FunctionName=function.name)
     assert (status, code) == (501, "NotImplementedException")
-    assert "CreateAlias" in message
+    assert "InvokeWithResponseStream" in message
     status, code, message = refusal(firelet.lambda_.invoke, FunctionName=function.name, InvocationType="Event")
     assert (status, code) == (501, "NotImplementedException")
 

@@ -59,9 +59,7 @@ fn value(shape: &Shape, value: &Value, parent: &str, name: &str, violations: &mu
                     }
                 }
             } else if list.iter().any(|item| !broken(element, item).is_empty()) {
-                let mut all = every(element);
-                all.push("Member must not be null".to_owned());
-                report(format!("Member must satisfy constraint: [{}]", all.join(", ")));
+                report(format!("Member must satisfy constraint: [{}]", within(element)));
             }
         }
         (Kind::Map { limits, key, value }, Value::Object(object)) => {
@@ -69,10 +67,10 @@ fn value(shape: &Shape, value: &Value, parent: &str, name: &str, violations: &mu
                 report(constraint);
             }
             if object.values().any(|item| !broken(value, item).is_empty()) {
-                report(format!("Map value must satisfy constraint: [{}]", every(value).join(", ")));
+                report(format!("Map value must satisfy constraint: [{}]", within(value)));
             }
             if object.keys().any(|item| !broken(key, &Value::String(item.clone())).is_empty()) {
-                report(format!("Map keys must satisfy constraint: [{}]", every(key).join(", ")));
+                report(format!("Map keys must satisfy constraint: [{}]", within(key)));
             }
         }
         (Kind::Structure(_), Value::Object(object)) => structure(shape, object, &join(parent, name), violations),
@@ -128,6 +126,13 @@ fn broken(shape: &Shape, value: &Value) -> Vec<String> {
         (Kind::List { limits, .. }, Value::Array(list)) => length(limits, list.len()),
         _ => Vec::new(),
     }
+}
+
+/// Every constraint of what a list or map holds, broken or not.
+fn within(shape: &Shape) -> String {
+    let mut all = every(shape);
+    all.push("Member must not be null".to_owned());
+    all.join(", ")
 }
 
 /// Every constraint that a shape has, broken or not.

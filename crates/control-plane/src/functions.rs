@@ -6,10 +6,11 @@ use aws_model::arn::Qualifier;
 use aws_model::{ApiError, types};
 use uuid::Uuid;
 
+use crate::aliases::check_unreferenced;
 use crate::code::{Source, Taken};
 use crate::objects::ObjectRef;
 use crate::page::page;
-use crate::plane::{ControlPlane, version_id};
+use crate::plane::ControlPlane;
 use crate::record::{Attached, Function, FunctionVersion, Scope, State, Timestamp, UpdateStatus, VersionId};
 use crate::settings;
 use crate::update::{Accepted, Work, WorkKind};
@@ -126,10 +127,10 @@ impl ControlPlane {
         request: &types::GetFunctionRequest,
         location: impl FnOnce(&FunctionVersion) -> String,
     ) -> Result<types::GetFunctionResponse, ApiError> {
-        let (function, version, form) =
+        let (function, version, arn) =
             self.find_version(request.function_name.as_deref(), request.qualifier.as_deref())?;
         Ok(types::GetFunctionResponse {
-            configuration: Some(configuration(self.realm(), &version, form)),
+            configuration: Some(self.shown_as(&version, arn)),
             code: Some(types::FunctionCodeLocation {
                 repository_type: Some("S3".to_owned()),
                 location: Some(location(&version)),
@@ -150,8 +151,8 @@ impl ControlPlane {
         &self,
         request: &types::GetFunctionConfigurationRequest,
     ) -> Result<types::FunctionConfiguration, ApiError> {
-        let (_, version, form) = self.find_version(request.function_name.as_deref(), request.qualifier.as_deref())?;
-        Ok(configuration(self.realm(), &version, form))
+        let (_, version, arn) = self.find_version(request.function_name.as_deref(), request.qualifier.as_deref())?;
+        Ok(self.shown_as(&version, arn))
     }
 
     /// ListFunctions, with every version under `FunctionVersion=ALL`.
@@ -183,7 +184,8 @@ impl ControlPlane {
     /// DeleteFunction: the function with everything of it, or one published version.
     ///
     /// # Errors
-    /// ResourceNotFoundException; InvalidParameterValueException for `$LATEST` and for aliases.
+    /// ResourceNotFoundException for the function; InvalidParameterValueException for `$LATEST` and for aliases;
+    /// ResourceConflictException for a version that aliases lead to.
     pub async fn delete_function(&self, request: &types::DeleteFunctionRequest) -> Result<Deleted, ApiError> {
         let target = self.target(request.function_name.as_deref(), request.qualifier.as_deref())?;
         let number = match &target.qualifier {
@@ -206,7 +208,9 @@ impl ControlPlane {
             let function = found.ok_or_else(absent)?;
             let Some(number) = number else { return Ok(None) };
             let mut function = function.clone();
-            function.versions.remove(&number).ok_or_else(absent)?;
+            check_unreferenced(&function, number)?;
+            // A version that is not there is as good as deleted.
+            function.versions.remove(&number);
             function.attached.forget(&Scope::Version(number));
             Ok(Some(function))
         };
@@ -223,17 +227,21 @@ impl ControlPlane {
         })
     }
 
-    /// The record that a management read names, and how its ARN is printed.
+    /// The record that a management read names, and the ARN by which it was asked for.
     fn find_version(
         &self,
         name: Option<&str>,
         qualifier: Option<&str>,
-    ) -> Result<(Arc<Function>, Arc<FunctionVersion>, ArnForm), ApiError> {
+    ) -> Result<(Arc<Function>, Arc<FunctionVersion>, String), ApiError> {
         let (function, target) = self.find(name, qualifier)?;
-        let version = version_id(target.qualifier.as_ref()).and_then(|id| function.version(id)).cloned();
+        let version = function.named(target.qualifier.as_ref()).and_then(|id| function.version(id)).cloned();
         let version = version.ok_or_else(|| self.not_found(&target))?;
-        let form = if target.qualifier.is_some() { ArnForm::Qualified } else { ArnForm::Unqualified };
-        Ok((function, version, form))
+        Ok((function, version, self.realm().arn_of(&target)))
+    }
+
+    fn shown_as(&self, version: &FunctionVersion, arn: String) -> types::FunctionConfiguration {
+        let shown = configuration(self.realm(), version, ArnForm::Unqualified);
+        types::FunctionConfiguration { function_arn: Some(arn), ..shown }
     }
 }
 

@@ -9,6 +9,7 @@
 //! was left.
 
 mod account;
+mod aliases;
 mod code;
 mod functions;
 pub mod objects;

@@ -142,15 +142,16 @@ impl ControlPlane {
         &self.inner.roles
     }
 
-    /// The version that an invocation of `name` runs. Never waits for the store.
+    /// The version that an invocation of `name` runs. `chance` (0 up to, but not including, 1) chooses where an alias
+    /// has weights. Never waits for the store.
     ///
     /// # Errors
     /// ResourceNotFoundException, and the errors of [`Realm::resolve`].
-    pub fn resolve(&self, name: &str, qualifier: Option<&str>) -> Result<Resolved, ApiError> {
+    pub fn resolve(&self, name: &str, qualifier: Option<&str>, chance: f64) -> Result<Resolved, ApiError> {
         let target = self.inner.realm.resolve(name, qualifier)?;
         let functions = self.inner.read();
         let found = functions.get(&target.name).filter(|_| target.account == self.inner.realm.account);
-        let version = found.and_then(|stored| stored.function.serving(version_id(target.qualifier.as_ref())?));
+        let version = found.and_then(|stored| stored.function.route(target.qualifier.as_ref(), chance));
         match version {
             Some(version) => {
                 let invoked_arn = match &target.qualifier {
@@ -347,7 +348,7 @@ impl Inner {
     }
 }
 
-/// The version a qualifier stands for; aliases do not exist yet, so their names stand for none.
+/// The version that a qualifier is the number of; none for the name of an alias, see [`Function::named`].
 pub(crate) fn version_id(qualifier: Option<&Qualifier>) -> Option<VersionId> {
     match qualifier {
         None | Some(Qualifier::Latest) => Some(VersionId::Latest),

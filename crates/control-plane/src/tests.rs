@@ -1,5 +1,6 @@
 //! The control plane through its API, over in-memory and SQLite stores.
 
+mod aliases;
 mod durability;
 mod functions;
 mod model;

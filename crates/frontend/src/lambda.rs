@@ -1,6 +1,7 @@
 //! The Lambda API: from a routed request to the operation's handler and back.
 
 mod account;
+mod aliases;
 mod functions;
 mod invoke;
 mod payload;
@@ -106,6 +107,11 @@ async fn operate(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
         Operation::PublishVersion => versions::publish(app, input).await,
         Operation::ListVersionsByFunction => versions::list(app, input),
         // Aliases
+        Operation::CreateAlias => aliases::create(app, input).await,
+        Operation::GetAlias => aliases::get(app, input),
+        Operation::UpdateAlias => aliases::update(app, input).await,
+        Operation::ListAliases => aliases::list(app, input),
+        Operation::DeleteAlias => aliases::delete(app, input).await,
 
         // Concurrency
         Operation::PutProvisionedConcurrencyConfig => provisioned::put(app, input).await,

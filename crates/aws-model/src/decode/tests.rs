@@ -148,7 +148,7 @@ fn elements_report_all_their_constraints() {
         error.unwrap_err().message,
         "1 validation error detected: Value '{2=2.0}' at 'routingConfig.additionalVersionWeights' failed to satisfy \
          constraint: Map value must satisfy constraint: [Member must have value less than or equal to 1.0, \
-         Member must have value greater than or equal to 0.0]"
+         Member must have value greater than or equal to 0.0, Member must not be null]"
     );
 }
 
@@ -157,7 +157,8 @@ fn secrets_are_not_repeated() {
     assert_eq!(
         validation(with("Environment", json!({"Variables": {"1bad": "secret"}}))),
         "1 validation error detected: Value at 'environment.variables' failed to satisfy constraint: \
-         Map keys must satisfy constraint: [Member must satisfy regular expression pattern: [a-zA-Z]([a-zA-Z0-9_])+]"
+         Map keys must satisfy constraint: [Member must satisfy regular expression pattern: [a-zA-Z]([a-zA-Z0-9_])+, \
+         Member must not be null]"
     );
 }
 

@@ -42,7 +42,7 @@ async fn everything_survives_a_restart_on_sqlite_and_files() {
         world.plane.complete(work, Ok(())).await.unwrap();
     }
     assert!(world.plane.pending_work().is_empty());
-    let digest = world.plane.resolve("f", None).unwrap().version.code.digest;
+    let digest = world.plane.resolve("f", None, 0.0).unwrap().version.code.digest;
     assert!(world.blobs.exists(&digest).await.unwrap());
 }
 
@@ -179,7 +179,7 @@ async fn a_caller_that_leaves_neither_stops_its_change_nor_blocks_the_next() {
     // The next writer of the same function waits for the one that lost its caller.
     let error = world.plane.create_function(&request, NOW).await.unwrap_err();
     assert_eq!(error.message, "Function already exist: f");
-    let digest = world.plane.resolve("f", None).unwrap().version.code.digest;
+    let digest = world.plane.resolve("f", None, 0.0).unwrap().version.code.digest;
     world.plane.settled().await;
     assert!(world.blobs.exists(&digest).await.unwrap(), "the package of a change without caller was collected");
 }

@@ -8,14 +8,14 @@ use super::*;
 async fn the_old_version_runs_until_the_update_is_complete() {
     let world = World::new().await;
     world.active("f").await;
-    let old = world.plane.resolve("f", None).unwrap().version;
+    let old = world.plane.resolve("f", None, 0.0).unwrap().version;
     let accepted = world.plane.update_function_code(&code_request("f", "second"), NOW).await.unwrap();
     let shown = &accepted.configuration;
     assert_eq!(shown.last_update_status.as_deref(), Some("InProgress"));
     assert_eq!(shown.last_update_status_reason.as_deref(), Some("The function is being created."));
     assert_eq!(shown.last_update_status_reason_code.as_deref(), Some("Creating"));
     assert_eq!(shown.state.as_deref(), Some("Active"));
-    assert_eq!(world.plane.resolve("f", None).unwrap().version, old);
+    assert_eq!(world.plane.resolve("f", None, 0.0).unwrap().version, old);
 
     let error = world.configure(json!({"FunctionName": "f", "Timeout": 5})).await.unwrap_err();
     let expected = "The operation cannot be performed at this time. An update is in progress for resource: \
@@ -23,7 +23,7 @@ async fn the_old_version_runs_until_the_update_is_complete() {
     assert_eq!(said(&error), ("ResourceConflictException", expected));
 
     world.settle(&accepted, Ok(())).await;
-    let new = world.plane.resolve("f", None).unwrap().version;
+    let new = world.plane.resolve("f", None, 0.0).unwrap().version;
     assert_ne!(new.code.digest, old.code.digest);
     assert_eq!(world.configuration("f", None).unwrap().last_update_status.as_deref(), Some("Successful"));
 }
@@ -32,20 +32,20 @@ async fn the_old_version_runs_until_the_update_is_complete() {
 async fn a_failed_update_leaves_the_old_version_running() {
     let world = World::new().await;
     world.active("f").await;
-    let old = world.plane.resolve("f", None).unwrap().version;
+    let old = world.plane.resolve("f", None, 0.0).unwrap().version;
     let accepted = world.plane.update_function_code(&code_request("f", "second"), NOW).await.unwrap();
     world.settle(&accepted, Err(broken_zip())).await;
     let shown = world.configuration("f", None).unwrap();
     assert_eq!((shown.state.as_deref(), shown.last_update_status.as_deref()), (Some("Active"), Some("Failed")));
     assert_eq!(shown.last_update_status_reason_code.as_deref(), Some("InvalidZipFileException"));
-    assert_eq!(world.plane.resolve("f", None).unwrap().version, old);
+    assert_eq!(world.plane.resolve("f", None, 0.0).unwrap().version, old);
     let error = world.plane.publish_version(&publish_request("f")).await.unwrap_err();
     assert_eq!(error.name, "ResourceConflictException");
     // The one after a failed one falls back to the same.
     let accepted = world.configure(json!({"FunctionName": "f", "Timeout": 5})).await.unwrap();
-    assert_eq!(world.plane.resolve("f", None).unwrap().version, old);
+    assert_eq!(world.plane.resolve("f", None, 0.0).unwrap().version, old);
     world.settle(&accepted, Ok(())).await;
-    assert_eq!(world.plane.resolve("f", None).unwrap().version.settings.timeout_secs, 5);
+    assert_eq!(world.plane.resolve("f", None, 0.0).unwrap().version.settings.timeout_secs, 5);
 }
 
 #[tokio::test]

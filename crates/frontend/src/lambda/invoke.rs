@@ -81,7 +81,8 @@ pub(crate) async fn invoke(
     // Read whatever is wrong with the rest: a connection with half a body on it could not be used again.
     let body = body::read(body, MAX_PAYLOAD).await;
     let call = call(&routed, head.uri.query(), &head.headers)?;
-    let resolved = app.control_plane.resolve(&call.name, call.qualifier.as_deref())?;
+    let chance = chance(request_id);
+    let resolved = app.control_plane.resolve(&call.name, call.qualifier.as_deref(), chance)?;
     if call.kind == Kind::Event {
         return Err(ApiError::new(
             501,
@@ -96,7 +97,7 @@ pub(crate) async fn invoke(
     if call.kind == Kind::DryRun {
         return Ok(reply::empty(StatusCode::NO_CONTENT));
     }
-    let resolved = active(app, &call, resolved).await?;
+    let resolved = active(app, &call, resolved, chance).await?;
     let spec = app.spec(&resolved.version)?;
     let trace_id = match head.headers.get(TRACE_ID).and_then(|value| value.to_str().ok()) {
         Some(given) => given.to_owned(),
@@ -169,6 +170,12 @@ fn call(routed: &Routed, query: Option<&str>, headers: &HeaderMap) -> Result<Cal
     })
 }
 
+/// What chooses between the versions of an alias with weights, 0 up to 1: the request's id is random anyway.
+fn chance(request_id: &str) -> f64 {
+    let drawn = request_id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default();
+    f64::from(drawn) / 4_294_967_296.0
+}
+
 /// The event, checked to be JSON. No body is the same as an empty object.
 fn event(body: Result<Bytes, BodyError>) -> Result<Bytes, ApiError> {
     let event = match body {
@@ -209,13 +216,13 @@ fn client_context(header: &str) -> Result<String, ApiError> {
 }
 
 /// Waits until the version can be invoked.
-async fn active(app: &App, call: &Call, resolved: Resolved) -> Result<Resolved, ApiError> {
+async fn active(app: &App, call: &Call, resolved: Resolved, chance: f64) -> Result<Resolved, ApiError> {
     if resolved.version.state == State::Active {
         return Ok(resolved);
     }
     let mut completions = app.completions();
     let deadline = tokio::time::Instant::now() + PENDING_PATIENCE;
-    let mut resolved = app.control_plane.resolve(&call.name, call.qualifier.as_deref())?;
+    let mut resolved = app.control_plane.resolve(&call.name, call.qualifier.as_deref(), chance)?;
     loop {
         match &resolved.version.state {
             State::Active => return Ok(resolved),
@@ -229,7 +236,7 @@ async fn active(app: &App, call: &Call, resolved: Resolved) -> Result<Resolved, 
         if !matches!(waited, Ok(Ok(()))) {
             return Err(ApiError::resource_conflict(not_now("Pending", "")));
         }
-        resolved = app.control_plane.resolve(&call.name, call.qualifier.as_deref())?;
+        resolved = app.control_plane.resolve(&call.name, call.qualifier.as_deref(), chance)?;
     }
 }
 
