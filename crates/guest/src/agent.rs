@@ -4,6 +4,7 @@
 //!   boot      what only process 1 of a machine does: the first mounts, loopback, the kernel's switches
 //!   service   the control connection: one request after the other
 //!   process   starts, buries and signals the tenant's processes;  tenant: the way of one from the fork to its program
+//!   unheard   their ends, until the host has heard of them
 //!   streams   what they write, from their pipes to the host's connections
 //!   group     their control group;  disks, network, clone: one request each
 //!   sockets   where the host connects: vsock, or Unix sockets in tests
@@ -24,6 +25,7 @@ mod sockets;
 mod streams;
 mod sys;
 mod tenant;
+mod unheard;
 
 pub mod boot;
 
@@ -102,8 +104,7 @@ async fn serve(setup: Setup) -> Result<Infallible, AgentError> {
     tokio::task::spawn_local(accept_streams(streaming, Rc::clone(&streams)));
     tokio::task::spawn_local(serve_owners(owners, Slot::new(api), streams));
     tokio::task::spawn_local(Rc::clone(&agent.processes).bury());
-    let mut service = service::Service::new(agent);
-    latest(control, async |stream| service.serve(stream).await).await
+    latest(control, async |stream| service::serve(&agent, stream).await).await
 }
 
 /// Serves one connection at a time: a new one takes the place of the one before, which is dead then, whether the agent has

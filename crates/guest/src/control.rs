@@ -1,7 +1,7 @@
 //! What the host asks of the agent, and what the agent tells.
 //!
 //! One connection at a time. Requests carry a number; each gets one [`Reply`] with the same number, in any order.
-//! [`Event`]s come unasked. After a restore the old connection is reset and the host makes a new one; processes,
+//! [`Event`]s come unasked, on each connection again until the host says that it [heard](Request::Heard) them. After a restore the old connection is reset and the host makes a new one; processes,
 //! mounts and the Runtime API stay as they were.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ pub const STREAMS: u32 = 2;
 /// The port of the Runtime API's owner; see [`crate::runtime`].
 pub const RUNTIME: u32 = 3;
 /// Of these messages; an agent of another version is refused by the host.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// From the host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -64,6 +64,11 @@ pub enum Request {
         process: u32,
         /// `SIGTERM` or `SIGKILL`.
         signal: i32,
+    },
+    /// The host knows that these processes have ended: their [`Event::Exited`] are not told again.
+    Heard {
+        /// Their numbers; any that are not known do no harm.
+        processes: Vec<u32>,
     },
     /// Kills all tenant processes; answered when they are gone.
     KillAll,

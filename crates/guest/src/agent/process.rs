@@ -21,12 +21,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
 use super::group::{self, Group};
 use super::streams::Streams;
 use super::sys;
 use super::tenant::{self, Ends};
+use super::unheard::Unheard;
 use crate::control::{Event, Reply, Spawn, Step};
 
 /// How long an interpreter may take until it waits for its environment.
@@ -40,8 +40,7 @@ pub(super) struct Processes {
     waiting: RefCell<Option<Waiting>>,
     max_tasks: Cell<Option<u32>>,
     children: RefCell<Option<tokio::signal::unix::Signal>>,
-    events: mpsc::UnboundedSender<Event>,
-    heard: RefCell<Option<mpsc::UnboundedReceiver<Event>>>,
+    unheard: Rc<Unheard>,
 }
 
 /// A child that runs the tenant's program. Others are orphans of the tenant's, and only buried.
@@ -78,22 +77,19 @@ fn other(what: &str, error: &io::Error) -> Reply {
 
 impl Processes {
     pub(super) fn new(streams: Rc<Streams>) -> io::Result<Self> {
-        // Unbounded, but each process that the host has started ends once.
-        let (events, heard) = mpsc::unbounded_channel();
         Ok(Self {
             streams,
             table: RefCell::default(),
             waiting: RefCell::default(),
             max_tasks: Cell::default(),
             children: RefCell::new(Some(signal(SignalKind::child())?)),
-            events,
-            heard: RefCell::new(Some(heard)),
+            unheard: Rc::default(),
         })
     }
 
-    /// The events; once.
-    pub(super) fn events(&self) -> Option<mpsc::UnboundedReceiver<Event>> {
-        self.heard.borrow_mut().take()
+    /// What the host has not heard of.
+    pub(super) fn unheard(&self) -> &Unheard {
+        &self.unheard
     }
 
     pub(super) fn limit(&self, max_tasks: u32) {
@@ -290,7 +286,7 @@ impl Processes {
     /// Tells the host, after what the process wrote.
     fn ended(&self, pid: Pid, status: WaitStatus) {
         let Some(entry) = self.table.borrow_mut().remove(&pid) else { return };
-        let (streams, events) = (Rc::clone(&self.streams), self.events.clone());
+        let (streams, unheard) = (Rc::clone(&self.streams), Rc::clone(&self.unheard));
         tokio::task::spawn_local(async move {
             let drained = async {
                 for number in entry.streams {
@@ -300,8 +296,7 @@ impl Processes {
             // In vain only if the host does not fetch it.
             let _ = tokio::time::timeout(DRAIN_PATIENCE, drained).await;
             let (code, signal) = (status.exit_status(), status.terminating_signal());
-            // The receiver lives as long as the agent.
-            let _ = events.send(Event::Exited { process: entry.process, code, signal });
+            unheard.add(Event::Exited { process: entry.process, code, signal });
         });
     }
 }

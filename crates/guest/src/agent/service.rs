@@ -11,15 +11,8 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::{Agent, clone, disks, network};
-use crate::control::{Event, FromAgent, Numbered, Reply, Request, Step, VERSION};
+use crate::control::{FromAgent, Numbered, Reply, Request, Step, VERSION};
 use crate::frame::{self, ReadError};
-
-pub(super) struct Service {
-    agent: Rc<Agent>,
-    events: Option<mpsc::UnboundedReceiver<Event>>,
-    /// An event that a connection broke over.
-    unsent: Option<Event>,
-}
 
 type Replies = mpsc::UnboundedSender<FromAgent>;
 
@@ -34,49 +27,34 @@ fn done(what: &str, result: io::Result<()>) -> Reply {
     }
 }
 
-impl Service {
-    pub(super) fn new(agent: Rc<Agent>) -> Self {
-        let events = agent.processes.events();
-        Self { agent, events, unsent: None }
-    }
-
-    /// Serves one connection to its end. May be dropped: the next one hears what this one has not heard.
-    pub(super) async fn serve(&mut self, stream: UnixStream) {
-        let (read, mut write) = stream.into_split();
-        let mut requests = frame::Reader::new(read, 0);
-        // Unbounded, but the host asked for each.
-        let (replies, mut answered) = mpsc::unbounded_channel();
-        loop {
-            if let Some(event) = self.unsent.take() {
-                let message = FromAgent::Event(event.clone());
-                // Kept until it is written, however this ends.
-                self.unsent = Some(event);
-                if frame::write(&mut write, &message, &[]).await.is_err() {
-                    return;
+/// Serves one connection to its end. May be dropped: the next one hears what the host has not heard.
+pub(super) async fn serve(agent: &Rc<Agent>, stream: UnixStream) {
+    let (read, mut write) = stream.into_split();
+    let mut requests = frame::Reader::new(read, 0);
+    // Unbounded, but the host asked for each.
+    let (replies, mut answered) = mpsc::unbounded_channel();
+    let mut told = 0;
+    loop {
+        let message = tokio::select! {
+            biased;
+            // First, so that `Spawned` comes before `Exited`.
+            Some(reply) = answered.recv() => reply,
+            (serial, event) = agent.processes.unheard().after(told) => {
+                told = serial;
+                FromAgent::Event(event)
+            }
+            request = requests.next::<Numbered<Request>>() => match request {
+                Ok((Numbered { number, message }, _)) => {
+                    handle(agent, number, message, &replies).await;
+                    continue;
                 }
-                self.unsent = None;
-            }
-            tokio::select! {
-                biased;
-                // First, so that `Spawned` comes before `Exited`.
-                Some(reply) = answered.recv() => if frame::write(&mut write, &reply, &[]).await.is_err() {
-                    return;
-                },
-                Some(event) = next_event(&mut self.events) => self.unsent = Some(event),
-                request = requests.next::<Numbered<Request>>() => match request {
-                    Ok((Numbered { number, message }, _)) => handle(&self.agent, number, message, &replies).await,
-                    Err(ReadError::Ended) => return,
-                    Err(error) => return eprintln!("the control connection: {error}"),
-                },
-            }
+                Err(ReadError::Ended) => return,
+                Err(error) => return eprintln!("the control connection: {error}"),
+            },
+        };
+        if frame::write(&mut write, &message, &[]).await.is_err() {
+            return;
         }
-    }
-}
-
-async fn next_event(events: &mut Option<mpsc::UnboundedReceiver<Event>>) -> Option<Event> {
-    match events {
-        Some(events) => events.recv().await,
-        None => std::future::pending().await,
     }
 }
 
@@ -118,6 +96,10 @@ async fn handle(agent: &Rc<Agent>, number: u64, request: Request, replies: &Repl
         }
         Request::Spawn(spawn) => agent.processes.spawn(spawn, &agent.setup.root, &agent.group).await,
         Request::Signal { process, signal } => agent.processes.signal(process, signal),
+        Request::Heard { processes } => {
+            agent.processes.unheard().heard(&processes);
+            Reply::Done
+        }
         Request::Usage => agent.group.usage(),
         Request::ResetPeak => {
             agent.group.reset_peak();

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::DirBuilderExt;
 
-use guest::control::{CONTROL, Reply, Request, Spawn, Step, VERSION};
+use guest::control::{CONTROL, Event, Reply, Request, Spawn, Step, VERSION};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::{Agent, shell, soon};
@@ -135,8 +135,8 @@ async fn killing_all_leaves_nobody_whether_running_frozen_or_forking() {
     assert_eq!(host.ask(Request::Quiesce).await, Reply::Done);
     assert_eq!(host.ask(Request::KillAll).await, Reply::Done);
     let mut ended = vec![host.event().await, host.event().await];
-    ended.sort_by_key(|guest::control::Event::Exited { process, .. }| *process);
-    let killed = |process| guest::control::Event::Exited { process, code: None, signal: Some(libc::SIGKILL) };
+    ended.sort_by_key(|Event::Exited { process, .. }| *process);
+    let killed = |process| Event::Exited { process, code: None, signal: Some(libc::SIGKILL) };
     assert_eq!(ended, [killed(1), killed(2)]);
     assert_eq!(host.ask(Request::Wake).await, Reply::Done);
     host.start(shell(3, "exit 0")).await;
@@ -189,13 +189,36 @@ async fn events_wait_for_a_host_that_is_away() {
     let Some(agent) = Agent::start().await else { return };
     let mut host = agent.host().await;
     host.start(shell(1, "exec sleep 1000")).await;
+    let (_out, _err) = (agent.stream(10).await, agent.stream(11).await);
     host.send(Request::Signal { process: 1, signal: libc::SIGKILL }).await;
     drop(host);
     let mut host = agent.host().await;
-    let (_out, _err) = (agent.stream(10).await, agent.stream(11).await);
-    // Whether the signal was sent before the connection was dropped is the agent's luck.
+    // Whether the agent read the request before it saw the new connection is its luck.
     host.ask(Request::Signal { process: 1, signal: libc::SIGKILL }).await;
     host.exited(1, None, Some(libc::SIGKILL)).await;
+}
+
+#[tokio::test]
+async fn events_are_told_again_until_the_host_has_heard_them() {
+    let Some(agent) = Agent::start().await else { return };
+    let mut host = agent.host().await;
+    let [first, second] = [1, 2].map(|process| Event::Exited { process, code: Some(3), signal: None });
+    for (process, event) in [(1, &first), (2, &second)] {
+        host.start(shell(process, "exit 3")).await;
+        // Written, and nothing says that the host did anything with it.
+        assert_eq!(host.unheard_event().await, *event);
+    }
+    drop(host);
+    let mut host = agent.host().await;
+    assert_eq!((host.unheard_event().await, host.unheard_event().await), (first, second.clone()));
+    assert_eq!(host.ask(Request::Heard { processes: vec![1, 77] }).await, Reply::Done);
+    drop(host);
+    let mut host = agent.host().await;
+    assert_eq!(host.event().await, second);
+    drop(host);
+    let mut host = agent.host().await;
+    host.start(shell(3, "exit 4")).await;
+    host.exited(3, Some(4), None).await;
 }
 
 #[tokio::test]

@@ -168,7 +168,8 @@ impl Host {
         self.answer(number).await
     }
 
-    pub async fn event(&mut self) -> Event {
+    /// The next event, which will be told again to the next host.
+    pub async fn unheard_event(&mut self) -> Event {
         if let Some(event) = self.events.pop_front() {
             return event;
         }
@@ -176,6 +177,13 @@ impl Host {
             FromAgent::Event(event) => event,
             reply => panic!("{reply:?} where an event was expected"),
         }
+    }
+
+    pub async fn event(&mut self) -> Event {
+        let event = self.unheard_event().await;
+        let Event::Exited { process, .. } = event;
+        assert_eq!(self.ask(Request::Heard { processes: vec![process] }).await, Reply::Done);
+        event
     }
 
     pub async fn start(&mut self, spawn: Spawn) {

@@ -3,7 +3,7 @@
 //! The agent runs on a kernel that a tenant may have taken over: whatever it answers is checked, what is not understood
 //! ends the connection, and with it the sandbox.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +11,7 @@ use guest::control::{Event, FromAgent, Numbered, Reply, Request, Step};
 use guest::frame;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{Exit, ProcessId};
 
@@ -58,6 +58,7 @@ pub(super) struct Agent {
     shared: Arc<Mutex<Shared>>,
 }
 
+/// What the tasks of a connection share with its owner.
 #[derive(Debug, Default)]
 struct Shared {
     gone: bool,
@@ -66,6 +67,9 @@ struct Shared {
     last_stream: u64,
     waiting: HashMap<u64, oneshot::Sender<Reply>>,
     running: HashMap<u32, Running>,
+    /// Processes whose ends were told, and whose agent does not know yet that they were. A hostile agent adds no number that
+    /// was not given away.
+    heard: BTreeSet<u32>,
 }
 
 /// A process that has not ended, as far as is known.
@@ -113,8 +117,9 @@ impl Agent {
         }
         let shared = Arc::new(Mutex::new(state));
         let (read, write) = stream.into_split();
-        tokio::spawn(send(write, queue));
-        tokio::spawn(receive(frame::Reader::new(read, 0), Arc::clone(&shared)));
+        let ends = Arc::new(Notify::new());
+        tokio::spawn(send(write, queue, Arc::clone(&shared), Arc::clone(&ends)));
+        tokio::spawn(receive(frame::Reader::new(read, 0), Arc::clone(&shared), ends));
         (Agent { requests, shared }, exits)
     }
 
@@ -198,9 +203,44 @@ impl Agent {
     }
 }
 
-/// Writes requests until the agent's owner is gone or the connection breaks.
-async fn send(mut stream: OwnedWriteHalf, mut queue: mpsc::UnboundedReceiver<Numbered<Request>>) {
-    while let Some(request) = queue.recv().await {
+impl Shared {
+    /// A process has ended, which the agent tells until it knows that it was heard: on the next connection, or in a clone, it
+    /// may tell it once more.
+    fn ended(&mut self, process: u32, exit: Exit) {
+        if let Some(running) = self.running.remove(&process) {
+            let _ = running.told.send(exit);
+        }
+        if process <= self.last_process {
+            self.heard.insert(process);
+        }
+    }
+
+    /// Tells the agent which ends were heard, if any were.
+    fn hearing(&mut self) -> Option<Numbered<Request>> {
+        let processes: Vec<_> = std::mem::take(&mut self.heard).into_iter().collect();
+        (!processes.is_empty()).then(|| {
+            self.last_request += 1;
+            Numbered { number: self.last_request, message: Request::Heard { processes } }
+        })
+    }
+}
+
+/// Writes requests, and what was heard, until the agent's owner is gone or the connection breaks.
+async fn send(
+    mut stream: OwnedWriteHalf,
+    mut queue: mpsc::UnboundedReceiver<Numbered<Request>>,
+    shared: Arc<Mutex<Shared>>,
+    ends: Arc<Notify>,
+) {
+    loop {
+        let request = tokio::select! {
+            request = queue.recv() => request,
+            () = ends.notified() => match lock(&shared).hearing() {
+                Some(request) => Some(request),
+                None => continue,
+            },
+        };
+        let Some(request) = request else { return };
         if let Err(error) = frame::write(&mut stream, &request, &[]).await {
             tracing::debug!(%error, "a machine's agent takes no more requests");
             return;
@@ -209,7 +249,7 @@ async fn send(mut stream: OwnedWriteHalf, mut queue: mpsc::UnboundedReceiver<Num
 }
 
 /// Hands on what the agent says until the connection ends; then everybody who waits is told.
-async fn receive(mut frames: frame::Reader<OwnedReadHalf>, shared: Arc<Mutex<Shared>>) {
+async fn receive(mut frames: frame::Reader<OwnedReadHalf>, shared: Arc<Mutex<Shared>>, ends: Arc<Notify>) {
     loop {
         match frames.next::<FromAgent>().await {
             Ok((FromAgent::Reply { number, reply }, _)) => {
@@ -220,9 +260,8 @@ async fn receive(mut frames: frame::Reader<OwnedReadHalf>, shared: Arc<Mutex<Sha
             }
             Ok((FromAgent::Event(Event::Exited { process, code, signal }), _)) => {
                 let exit = code.map_or(Exit::Signal(signal.unwrap_or(libc::SIGKILL)), Exit::Code);
-                if let Some(running) = lock(&shared).running.remove(&process) {
-                    let _ = running.told.send(exit);
-                }
+                lock(&shared).ended(process, exit);
+                ends.notify_one();
             }
             Err(error) => {
                 tracing::debug!(%error, "the connection to a machine's agent has ended");
@@ -283,6 +322,34 @@ mod tests {
             say(&mut answers, FromAgent::Event(Event::Exited { process, code, signal })).await;
         }
         assert_eq!((first.await.unwrap(), second.await.unwrap()), (Exit::Code(3), Exit::Signal(15)));
+    }
+
+    #[tokio::test]
+    async fn the_agent_hears_which_ends_were_heard_and_may_repeat_them() {
+        let (agent, mut asked, mut answers) = connected();
+        let ((one, first), (_, second)) = (agent.announce([0; 3]).unwrap(), agent.announce([0; 3]).unwrap());
+        // Once each, whether it ended now, or before and is repeated; never one that cannot be.
+        for process in [5, 77, one.0, u32::MAX] {
+            say(&mut answers, FromAgent::Event(Event::Exited { process, code: Some(3), signal: None })).await;
+        }
+        assert_eq!(first.await.unwrap(), Exit::Code(3));
+        let mut heard = Vec::new();
+        while heard.len() < 2 {
+            match asked.next::<Numbered<Request>>().await.unwrap().0.message {
+                Request::Heard { processes } => heard.extend(processes),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(heard, [5, one.0]);
+        // Another answer than the first changes nothing, and what else runs is as it was.
+        for process in [one.0, 12] {
+            say(&mut answers, FromAgent::Event(Event::Exited { process, code: Some(4), signal: None })).await;
+        }
+        assert_eq!(second.await.unwrap(), Exit::Code(4));
+        assert!(agent.is_open() && agent.past().running.is_empty());
+        // It keeps nobody from ending the connection.
+        drop(agent);
+        while asked.next::<Numbered<Request>>().await.is_ok() {}
     }
 
     #[tokio::test]
