@@ -62,6 +62,7 @@ impl ControlPlane {
         let publish = request.publish == Some(true);
         let (Taken { code, reference }, guard) = self.store_code(&package).await?;
         let copies = if publish { 2 } else { 1 };
+        let revision = revision_id();
         let latest = FunctionVersion {
             function: name.clone(),
             id: VersionId::Latest,
@@ -69,7 +70,8 @@ impl ControlPlane {
             settings,
             code,
             reference,
-            revision_id: revision_id(),
+            attempt: revision.clone(),
+            revision_id: revision,
             content: 1,
             last_modified: now,
             state: State::Pending,

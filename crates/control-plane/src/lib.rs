@@ -14,12 +14,14 @@ mod code;
 mod functions;
 pub mod objects;
 mod page;
+mod permissions;
 mod plane;
 pub mod policy;
 mod provisioned;
 pub mod record;
 pub mod roles;
 mod runtime;
+mod scoped;
 mod settings;
 #[allow(dead_code, reason = "its first users come with layers and event source mappings")]
 mod shelf;

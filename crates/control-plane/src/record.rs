@@ -212,6 +212,9 @@ pub struct FunctionVersion {
     pub reference: Option<ObjectRef>,
     /// A UUID that changes with every change, state changes included.
     pub revision_id: String,
+    /// The revision that the last change of settings or code began with: tells its work from that of any other.
+    #[serde(default)]
+    pub attempt: String,
     /// Counts the changes of settings and code of `$LATEST`; a published version carries the count it was made from.
     pub content: u64,
     pub last_modified: Timestamp,

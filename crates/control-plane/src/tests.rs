@@ -5,6 +5,7 @@ mod durability;
 mod functions;
 mod model;
 mod objects;
+mod permissions;
 mod provisioned;
 mod updates;
 mod versions;

@@ -187,7 +187,7 @@ impl ControlPlane {
     pub async fn complete(&self, work: &Work, outcome: Result<(), Failure>) -> Result<Option<Arc<Function>>, ApiError> {
         let judge = |found: Option<&Function>| {
             Ok(found.map(|function| {
-                let due = function.latest.revision_id == work.version.revision_id && is_pending(&function.latest);
+                let due = is_pending(&function.latest) && function.latest.attempt == work.version.attempt;
                 if due { completed(function, &outcome) } else { function.clone() }
             }))
         };
@@ -230,6 +230,7 @@ fn changed(
         latest.content = old.content + 1;
     }
     latest.revision_id = revision_id();
+    latest.attempt.clone_from(&latest.revision_id);
     latest.last_modified = now;
     latest.update = UpdateStatus::InProgress;
     let previous = match (&old.state, &old.update) {

@@ -5,6 +5,7 @@ mod aliases;
 mod functions;
 mod invoke;
 mod payload;
+mod permissions;
 mod provisioned;
 mod versions;
 
@@ -122,6 +123,9 @@ async fn operate(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
         // Layers
 
         // Permissions
+        Operation::AddPermission => permissions::add(app, input).await,
+        Operation::RemovePermission => permissions::remove(app, input).await,
+        Operation::GetPolicy => permissions::get(app, input),
 
         // Function URLs and event-invoke configs
 
