@@ -43,7 +43,7 @@ fn structure(shape: &Shape, object: &Map<String, Value>, path: &str, violations:
 fn value(shape: &Shape, value: &Value, parent: &str, name: &str, violations: &mut Vec<String>) {
     let mut report = |constraint: String| {
         let path = join(parent, name);
-        let shown = if shape.sensitive { String::new() } else { format!(" '{}'", Java(value)) };
+        let shown = if shape.sensitive { String::new() } else { format!(" '{}'", Java(shape, value)) };
         violations.push(format!("Value{shown} at '{path}' failed to satisfy constraint: {constraint}"));
     };
     match (&shape.kind, value) {
@@ -196,33 +196,47 @@ fn at_least(bound: impl std::fmt::Display) -> String {
 }
 
 fn set(values: &[&str]) -> String {
+    // The service was recorded naming some sets in another order than its model.
+    let values = match values {
+        ["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] => &["LATEST", "AT_TIMESTAMP", "TRIM_HORIZON"],
+        _ => values,
+    };
     format!("Member must satisfy enum value set: [{}]", values.join(", "))
 }
 
-/// A value as Java's `toString` shows it: `[a, b]`, `{2=2.0}`.
-struct Java<'a>(&'a Value);
+/// A value of a shape as Java's `toString` shows it: `[a, b]`, `{2=2.0}`.
+struct Java<'a>(&'a Shape, &'a Value);
 
 impl std::fmt::Display for Java<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Value::String(text) => formatter.write_str(text),
-            Value::Array(list) => {
+        let part = match &self.0.kind {
+            Kind::List { element, .. } => element,
+            Kind::Map { value, .. } => value,
+            _ => self.0,
+        };
+        match (self.1, &self.0.kind) {
+            (Value::String(text), _) => formatter.write_str(text),
+            (Value::Array(list), _) => {
                 formatter.write_char('[')?;
                 for (index, item) in list.iter().enumerate() {
                     let comma = if index == 0 { "" } else { ", " };
-                    write!(formatter, "{comma}{}", Java(item))?;
+                    write!(formatter, "{comma}{}", Java(part, item))?;
                 }
                 formatter.write_char(']')
             }
-            Value::Object(object) => {
+            (Value::Object(object), _) => {
                 formatter.write_char('{')?;
                 for (index, (key, item)) in object.iter().enumerate() {
                     let comma = if index == 0 { "" } else { ", " };
-                    write!(formatter, "{comma}{key}={}", Java(item))?;
+                    write!(formatter, "{comma}{key}={}", Java(part, item))?;
                 }
                 formatter.write_char('}')
             }
-            scalar => write!(formatter, "{scalar}"),
+            // A double is printed as one, however it was written.
+            (Value::Number(number), Kind::Double { .. }) => {
+                write!(formatter, "{:?}", number.as_f64().unwrap_or(f64::NAN))
+            }
+            (scalar, _) => write!(formatter, "{scalar}"),
         }
     }
 }

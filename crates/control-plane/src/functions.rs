@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aws_model::arn::Qualifier;
+use aws_model::arn::{FunctionRef, Qualifier};
 use aws_model::{ApiError, types};
 use uuid::Uuid;
 
@@ -202,7 +202,7 @@ impl ControlPlane {
                 return Err(ApiError::invalid_parameter_value("Deletion of aliases is not currently supported."));
             }
         };
-        let absent = || self.not_found(&target);
+        let absent = || self.not_found(&FunctionRef { qualifier: None, ..target.clone() });
         if target.account != self.realm().account {
             return Err(absent());
         }
@@ -247,7 +247,7 @@ impl ControlPlane {
     }
 }
 
-/// Freezes `$LATEST` as the next version, in its state.
+/// Freezes `$LATEST` as the next version, in its state; `$LATEST` gets another revision.
 pub(crate) fn publish_latest(function: &mut Function, description: Option<&str>) -> Arc<FunctionVersion> {
     let number = function.next_version;
     let mut version = FunctionVersion {
@@ -261,6 +261,7 @@ pub(crate) fn publish_latest(function: &mut Function, description: Option<&str>)
     let version = Arc::new(version);
     function.versions.insert(number, Arc::clone(&version));
     function.next_version = number + 1;
+    Arc::make_mut(&mut function.latest).revision_id = revision_id();
     version
 }
 
