@@ -10,8 +10,11 @@
 
 mod account;
 mod aliases;
+mod capacity;
 mod code;
+mod durable;
 mod functions;
+pub mod mappings;
 pub mod objects;
 mod page;
 mod permissions;
@@ -23,7 +26,7 @@ pub mod roles;
 mod runtime;
 mod scoped;
 mod settings;
-#[allow(dead_code, reason = "its first users come with layers and event source mappings")]
+#[allow(dead_code, reason = "some of it waits for layers")]
 mod shelf;
 mod tables;
 mod update;

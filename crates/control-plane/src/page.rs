@@ -14,8 +14,18 @@ pub(crate) fn page<T>(
     marker: Option<&str>,
     max_items: Option<i32>,
 ) -> Result<(Vec<T>, Option<String>), ApiError> {
+    page_of(items, marker, max_items, PAGE)
+}
+
+/// Like [`page()`], with a cap of its own.
+pub(crate) fn page_of<T>(
+    items: impl IntoIterator<Item = (String, T)>,
+    marker: Option<&str>,
+    max_items: Option<i32>,
+    cap: usize,
+) -> Result<(Vec<T>, Option<String>), ApiError> {
     let after = marker.filter(|marker| !marker.is_empty()).map(decode).transpose()?;
-    let size = max_items.and_then(|max| usize::try_from(max).ok()).filter(|max| *max > 0).unwrap_or(PAGE).min(PAGE);
+    let size = max_items.and_then(|max| usize::try_from(max).ok()).filter(|max| *max > 0).unwrap_or(cap).min(cap);
     let mut rest = items.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
     let mut last = None;
     let mut taken = Vec::new();

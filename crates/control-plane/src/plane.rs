@@ -12,6 +12,7 @@ use aws_model::ApiError;
 use aws_model::arn::{FunctionRef, Qualifier, Realm};
 use store::{Blobs, CommitError, Digest, Metadata, StoreError};
 
+use crate::mappings::Mappings;
 use crate::objects::Objects;
 use crate::record::{Function, FunctionVersion, VersionId};
 use crate::roles::Roles;
@@ -75,6 +76,7 @@ pub(crate) struct Inner {
     pub objects: Arc<dyn Objects>,
     metadata: Arc<dyn Metadata>,
     roles: Roles,
+    pub mappings: Mappings,
     functions: RwLock<BTreeMap<String, Stored>>,
     stripes: Vec<Arc<tokio::sync::Mutex<()>>>,
     hasher: BuildHasherDefault<DefaultHasher>,
@@ -108,6 +110,7 @@ impl ControlPlane {
     ) -> Result<Self, OpenError> {
         let functions = tables::load(metadata.as_ref()).await?;
         let roles = Roles::open(Arc::clone(&metadata), settings.account_id.clone()).await?;
+        let mappings = Mappings::open(Arc::clone(&metadata)).await?;
         let inner = Inner {
             realm: Realm { region: settings.region, account: settings.account_id },
             limits: settings.limits,
@@ -115,6 +118,7 @@ impl ControlPlane {
             objects: settings.objects,
             metadata,
             roles,
+            mappings,
             functions: RwLock::new(functions),
             stripes: (0..STRIPES).map(|_| Arc::default()).collect(),
             hasher: BuildHasherDefault::default(),

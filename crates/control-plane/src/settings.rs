@@ -296,7 +296,7 @@ fn merge_logging(current: &Logging, request: &types::LoggingConfig) -> Result<Lo
     Ok(Logging { group, format: LogFormat::Json { application_level, system_level } })
 }
 
-fn check_tags(tags: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {
+pub(crate) fn check_tags(tags: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {
     if tags.is_some_and(|tags| tags.len() > MOST_TAGS) {
         return Err(ApiError::invalid_parameter_value("Number of tags exceeds resource tag limit."));
     }

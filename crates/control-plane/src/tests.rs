@@ -3,6 +3,7 @@
 mod aliases;
 mod durability;
 mod functions;
+mod mappings;
 mod model;
 mod objects;
 mod permissions;

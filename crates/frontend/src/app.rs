@@ -104,6 +104,7 @@ impl App {
 
     /// Takes up what a restart left behind.
     pub(crate) fn resume(self: &Arc<Self>) {
+        tokio::spawn(crate::lambda::mappings::tend(Arc::clone(self)));
         for work in self.control_plane.pending_work() {
             self.prepare(work);
         }

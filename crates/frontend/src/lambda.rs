@@ -2,8 +2,11 @@
 
 mod account;
 mod aliases;
+mod capacity;
+mod durable;
 mod functions;
 mod invoke;
+pub(crate) mod mappings;
 mod payload;
 mod permissions;
 mod provisioned;
@@ -130,10 +133,29 @@ async fn operate(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
         // Function URLs and event-invoke configs
 
         // Event source mappings
+        Operation::CreateEventSourceMapping => mappings::create(app, input).await,
+        Operation::GetEventSourceMapping => mappings::get(app, input),
+        Operation::UpdateEventSourceMapping => mappings::update(app, input).await,
+        Operation::ListEventSourceMappings => mappings::list(app, input),
+        Operation::DeleteEventSourceMapping => mappings::delete(app, input).await,
 
         // Tags, recursion, runtime management, code signing
 
         // Durable executions and capacity providers
-        operation => Err(ApiError::not_implemented(operation)),
+        Operation::ListDurableExecutionsByFunction => durable::list(app, input),
+        Operation::GetDurableExecution => durable::get(app, input),
+        Operation::GetDurableExecutionHistory => durable::history(app, input),
+        Operation::GetDurableExecutionState => durable::state(app, input),
+        Operation::StopDurableExecution => durable::stop(app, input),
+        Operation::ListCapacityProviders => capacity::list(app, input),
+        Operation::GetCapacityProvider => capacity::get(app, input),
+        Operation::UpdateCapacityProvider => capacity::update(app, input),
+        Operation::DeleteCapacityProvider => capacity::delete(app, input),
+        Operation::ListFunctionVersionsByCapacityProvider => capacity::versions(app, input),
+        operation => {
+            // A request that Lambda would refuse is refused in Lambda's words here too.
+            input.decode::<serde_json::Value>()?;
+            Err(ApiError::not_implemented(operation))
+        }
     }
 }
