@@ -116,13 +116,13 @@ async fn the_api_refuses_what_it_does_not_take() -> Result<()> {
     let mut client = firelet.client().await?;
     let unknown = client.request(Method::GET, "/2015-03-31/nothing", &[], "").await?;
     expect(&unknown, 404, "UnknownOperationException", r#"{"message":"Unknown operation."}"#);
-    let alias = json!({"Name": "a", "FunctionVersion": "1"});
-    let later = lambda(&mut client, Method::POST, "/2015-03-31/functions/f/aliases", &alias).await?;
+    let heartbeat = "/2025-12-01/durable-execution-callbacks/aWQ=/heartbeat";
+    let later = lambda(&mut client, Method::POST, heartbeat, &json!({})).await?;
     expect(
         &later,
         501,
         "NotImplementedException",
-        r#"{"Type":"Service","message":"CreateAlias is not implemented yet in this version of Firelet."}"#,
+        r#"{"Type":"Service","message":"SendDurableExecutionCallbackHeartbeat is not implemented yet in this version of Firelet."}"#,
     );
     let large = client.request(Method::POST, "/2015-03-31/functions", &[], vec![b' '; 70_167_212]).await?;
     expect(
