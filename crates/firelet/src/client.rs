@@ -1,6 +1,10 @@
-//! A small HTTP client for the commands that talk to a server. The API needs no signature, so neither does this.
+//! A small HTTP client for the commands that talk to a server. Requests are signed where the environment has credentials,
+//! as AWS's own tools take them; a server with `--auth none` does not look at signatures.
+
+use std::time::SystemTime;
 
 use anyhow::{Context, bail};
+use aws_model::sigv4::{Credentials, Head, Payload, SigningRequest, sign};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -14,6 +18,14 @@ use tokio::net::TcpStream;
 #[derive(Debug, Clone)]
 pub struct Client {
     authority: String,
+    signer: Option<Signer>,
+}
+
+/// What requests are signed with.
+#[derive(Debug, Clone)]
+struct Signer {
+    credentials: Credentials,
+    region: String,
 }
 
 /// An answer with its body.
@@ -62,7 +74,7 @@ impl Client {
             bail!("the endpoint must be http://HOST:PORT, not {endpoint:?}");
         }
         let authority = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
-        Ok(Self { authority })
+        Ok(Self { authority, signer: Signer::from_environment() })
     }
 
     /// Sends a request, returns the answer as it begins.
@@ -81,11 +93,17 @@ impl Client {
         })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("the server hung up")?;
         tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header("host", &self.authority);
+        let body = body.into();
+        let headers: Vec<_> = [("host", self.authority.as_str())].into_iter().chain(headers.iter().copied()).collect();
+        let added = self.signer.as_ref().map(|signer| signer.sign(method.as_str(), path, &headers, &body));
+        let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
-            request = request.header(*name, *value);
+            request = request.header(name, value);
         }
-        let request = request.body(Full::new(body.into())).context("the request cannot be made")?;
+        for (name, value) in added.into_iter().flatten() {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(body)).context("the request cannot be made")?;
         sender.send_request(request).await.context("the server did not answer")
     }
 
@@ -118,6 +136,31 @@ impl Client {
     pub async fn is_there(&self) -> bool {
         let health = self.send(Method::GET, "/_firelet/health", &[], Bytes::new()).await;
         health.is_ok_and(|answer| answer.head.status == StatusCode::OK)
+    }
+}
+
+impl Signer {
+    fn from_environment() -> Option<Self> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let credentials = Credentials {
+            access_key_id: variable("AWS_ACCESS_KEY_ID")?,
+            secret_access_key: variable("AWS_SECRET_ACCESS_KEY")?,
+            session_token: variable("AWS_SESSION_TOKEN"),
+        };
+        let region = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"));
+        Some(Self { credentials, region: region.unwrap_or_else(|| "us-east-1".to_owned()) })
+    }
+
+    fn sign(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<(&'static str, String)> {
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        let logs = headers.iter().any(|(name, _)| *name == "x-amz-target");
+        let request = SigningRequest {
+            head: Head { method, path, query, headers },
+            payload: Payload::Bytes(body),
+            region: &self.region,
+            service: if logs { "logs" } else { "lambda" },
+        };
+        sign(&request, &self.credentials, SystemTime::now())
     }
 }
 

@@ -4,5 +4,6 @@ pub mod dev;
 pub mod doctor;
 pub mod functions;
 pub mod invoke;
+pub mod keys;
 pub mod logs;
 pub mod runtimes;

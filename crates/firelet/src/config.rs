@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Isolation, LogFormat, Network, ServeOptions};
+use crate::cli::{Auth, Isolation, LogFormat, Network, ServeOptions};
 
 /// Everything that `firelet serve` can be told. Unknown keys in a file are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,10 @@ use crate::cli::{Isolation, LogFormat, Network, ServeOptions};
 pub struct Config {
     /// Address and port to serve on; port 0 takes any free one. Default: 127.0.0.1:9000.
     pub listen: SocketAddr,
+    /// Who may use the API. Default: none.
+    pub auth: Auth,
+    /// Listen beyond this machine although `auth` is none. Default: false.
+    pub allow_unauthenticated: bool,
     /// Where functions, code and logs are kept. Default: /var/lib/firelet as root, else ~/.local/share/firelet.
     pub data_dir: PathBuf,
     /// Where execution environments run. Default: auto.
@@ -77,6 +81,8 @@ impl Default for Config {
         let root = rustix::process::geteuid().is_root();
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
+            auth: Auth::None,
+            allow_unauthenticated: false,
             data_dir: default_data_dir(),
             isolation: Isolation::Auto,
             network: if root { Network::Nat } else { Network::Host },
@@ -133,6 +139,8 @@ impl Config {
             }
         }
         set(&mut self.listen, options.listen.as_ref());
+        set(&mut self.auth, options.auth.as_ref());
+        self.allow_unauthenticated |= options.allow_unauthenticated;
         set(&mut self.data_dir, options.data_dir.as_ref());
         set(&mut self.isolation, options.isolation.as_ref());
         set(&mut self.network, options.network.as_ref());
@@ -155,6 +163,13 @@ impl Config {
             |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if self.region.split('-').count() < 3 || !self.region.split('-').all(region_like) {
             bail!("the region must look like us-east-1, not {:?}", self.region);
+        }
+        if !self.listen.ip().is_loopback() && self.auth == Auth::None && !self.allow_unauthenticated {
+            bail!(
+                "on {} other machines could run code here without authentication; use --auth sigv4 with a key of \
+                 `firelet keys create`, or say --allow-unauthenticated as well",
+                self.listen
+            );
         }
         if self.idle_timeout_secs == 0 {
             bail!("the idle timeout must be at least one second");
@@ -219,6 +234,19 @@ mod tests {
         let config = Config::default();
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn a_network_needs_authentication_or_a_second_word() {
+        let load = |arguments: &[&str]| Config::load(&options(arguments));
+        for address in ["0.0.0.0:9000", "[::]:9000", "192.0.2.1:1", "[::ffff:127.0.0.1]:9000"] {
+            let error = load(&["--listen", address]).unwrap_err().to_string();
+            assert!(error.contains("--allow-unauthenticated") && error.contains("--auth sigv4"), "{error}");
+            assert!(load(&["--listen", address, "--auth", "sigv4"]).is_ok());
+            assert!(load(&["--listen", address, "--allow-unauthenticated"]).is_ok());
+        }
+        assert!(load(&["--listen", "127.8.9.1:9000"]).is_ok());
+        assert!(load(&["--listen", "[::1]:9000"]).is_ok());
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod client;
 mod command;
 mod config;
 mod isolation;
+mod secrets;
 mod serve;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Invoke(options) => command::invoke::run(options).await,
         Command::Logs(options) => command::logs::run(options).await,
         Command::Functions(options) => command::functions::run(options).await,
+        Command::Keys(options) => command::keys::run(options),
         Command::Runtimes(options) => command::runtimes::run(&options).await,
         Command::Doctor(options) => command::doctor::run(&options),
         Command::Dev(options) => command::dev::run(options).await,

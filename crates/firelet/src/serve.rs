@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use control_plane::objects::NoObjects;
+use control_plane::sessions::Sessions;
 use control_plane::{ControlPlane, Limits, Settings};
 use frontend::{Deps, Frontend};
 use runtimes::Catalog;
@@ -20,9 +21,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use worker::Worker;
 use worker_manager::WorkerManager;
 
-use crate::cli::{LogFormat, Network, ServeOptions};
+use crate::cli::{Auth, LogFormat, Network, ServeOptions};
 use crate::config::Config;
 use crate::isolation::{self, Chosen};
+use crate::secrets::Secrets;
 
 /// How long requests in flight may go on after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -51,6 +53,8 @@ pub struct Server {
     losses: Vec<Loss>,
     runtimes: Vec<String>,
     url: String,
+    /// How many access keys there are, where they are asked for.
+    keys: Option<usize>,
 }
 
 impl Server {
@@ -60,6 +64,9 @@ impl Server {
         let data = &config.data_dir;
         std::fs::create_dir_all(data)
             .with_context(|| format!("could not make the data directory {}", data.display()))?;
+        let secrets = Secrets::open(data)?;
+        let sessions = Arc::new(Sessions::new(&secrets.session_key()?));
+        let keys = (config.auth == Auth::Sigv4).then(|| secrets.ring()).transpose()?;
         let (chosen, isolation) = isolation::choose(config)?;
         // First, since it refuses a second server on this directory.
         let metadata = Arc::new(SqliteMetadata::open(data.join("metadata.db"))?);
@@ -92,6 +99,8 @@ impl Server {
             workers: workers.clone(),
             logs: logs.clone(),
             package_path: Arc::new(move |version| blobs.path(&version.code.digest)),
+            keys: keys.clone(),
+            sessions,
         };
         let listen = config.listen;
         let options = frontend::Options { listen, drain: DRAIN };
@@ -104,7 +113,7 @@ impl Server {
             }
         };
         let url = format!("http://{}", frontend.local_addr().context("the listening socket has no address")?);
-        Ok(Self { frontend, workers, logs, isolation, losses, runtimes, url })
+        Ok(Self { frontend, workers, logs, isolation, losses, runtimes, url, keys: keys.map(|keys| keys.len()) })
     }
 
     /// Where it listens.
@@ -125,16 +134,23 @@ impl Server {
         for loss in &self.losses {
             eprintln!("  lost       {}; {}", loss.what, loss.remedy);
         }
-        if !config.listen.ip().is_loopback() {
-            eprintln!(
+        match self.keys {
+            Some(0) => eprintln!(
+                "  auth       sigv4, and there is no access key yet: `firelet keys create --data-dir {}`",
+                config.data_dir.display()
+            ),
+            Some(count) => eprintln!("  auth       sigv4, {count} access key{}", if count == 1 { "" } else { "s" }),
+            None if !config.listen.ip().is_loopback() => eprintln!(
                 "  WARNING    {} can be reached from other machines, and no request is authenticated",
                 config.listen
-            );
+            ),
+            None => eprintln!("  auth       none: whoever reaches the port may do everything"),
         }
         println!("listening on {}", self.url);
         eprintln!("\nPoint tools at it:");
         eprintln!("  export AWS_ENDPOINT_URL={} AWS_DEFAULT_REGION={}", self.url, config.region);
-        eprintln!("  export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any");
+        let credentials = if self.keys.is_some() { ["KEY", "SECRET"] } else { ["any", "any"] };
+        eprintln!("  export AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={}", credentials[0], credentials[1]);
     }
 
     /// Serves until `stop` resolves, then ends every environment.

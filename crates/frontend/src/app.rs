@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_model::ApiError;
-use control_plane::record::{FunctionVersion, VersionId};
+use control_plane::record::{FunctionVersion, Timestamp, VersionId};
+use control_plane::sessions::Sessions;
 use control_plane::{ControlPlane, Failure, FailureCode, LiveConcurrency, Provision, Work};
 use telemetry::LogStore;
 use tokio::sync::watch;
@@ -14,7 +15,11 @@ use worker::EnvironmentSpec;
 use worker_manager::WorkerManager;
 
 use crate::Deps;
+use crate::auth::Auth;
 use crate::specs::{Builder, Specs};
+
+/// How long a link to a package can be followed where requests are authenticated.
+const LINK_LIFE: Duration = Duration::from_secs(10 * 60);
 
 /// The rooms behind the frontend.
 pub(crate) struct App {
@@ -22,6 +27,9 @@ pub(crate) struct App {
     pub(crate) workers: WorkerManager,
     pub(crate) logs: LogStore,
     pub(crate) started: Instant,
+    /// Absent where requests are not authenticated.
+    pub(crate) auth: Option<Auth>,
+    pub(crate) sessions: Arc<Sessions>,
     specs: Specs,
     completed: watch::Sender<()>,
     stopping: watch::Sender<bool>,
@@ -29,17 +37,37 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(deps: Deps) -> Self {
-        let Deps { control_plane, workers, logs, package_path } = deps;
+        let Deps { control_plane, workers, logs, package_path, keys, sessions } = deps;
         let specs = Specs::new(Builder::new(control_plane.clone(), package_path));
         Self {
             control_plane,
             workers,
             logs,
             started: Instant::now(),
+            auth: keys.map(Auth::new),
+            sessions,
             specs,
             completed: watch::Sender::new(()),
             stopping: watch::Sender::new(false),
         }
+    }
+
+    /// A path of Firelet's own as a link that can be followed without credentials for a while.
+    pub(crate) fn link(&self, path: &str) -> String {
+        if self.auth.is_none() {
+            return path.to_owned();
+        }
+        let until = Timestamp::from(SystemTime::now() + LINK_LIFE);
+        format!("{path}?until={}&stamp={}", until.0, self.sessions.stamp(path, until))
+    }
+
+    /// Whether a request follows such a link.
+    pub(crate) fn is_linked(&self, path: &str, query: &str) -> bool {
+        let value = |name: &str| aws_model::query_pairs(query).find(|(key, _)| key == name).map(|(_, value)| value);
+        let (Some(until), Some(stamp)) = (value("until").and_then(|text| text.parse().ok()), value("stamp")) else {
+            return false;
+        };
+        self.sessions.is_stamped(path, Timestamp(until), &stamp, Timestamp::from(SystemTime::now()))
     }
 
     /// Resolves when the server begins to stop: what has no end of its own ends then.

@@ -1,4 +1,4 @@
-//! Reads request bodies up to a limit.
+//! Reads request bodies up to a limit. Where requests are authenticated they were read before, to check their hash.
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -25,8 +25,25 @@ pub(crate) enum BodyError {
     Broken(#[source] hyper::Error),
 }
 
+/// The body of a request on its way to its handler.
+pub(crate) enum RequestBody {
+    /// Still to be read.
+    Wire(Incoming),
+    /// Read, checked and decoded.
+    Read(Bytes),
+}
+
 /// The whole body, if it has at most `limit` bytes.
-pub(crate) async fn read(mut body: Incoming, limit: u64) -> Result<Bytes, BodyError> {
+pub(crate) async fn read(body: RequestBody, limit: u64) -> Result<Bytes, BodyError> {
+    match body {
+        RequestBody::Wire(body) => receive(body, limit).await,
+        RequestBody::Read(bytes) if bytes.len() as u64 > limit => Err(BodyError::TooLarge { size: bytes.len() as u64 }),
+        RequestBody::Read(bytes) => Ok(bytes),
+    }
+}
+
+/// The whole body from the wire, if it has at most `limit` bytes.
+pub(crate) async fn receive(mut body: Incoming, limit: u64) -> Result<Bytes, BodyError> {
     let announced = body.size_hint().exact();
     if announced.is_some_and(|size| size > MAX_DISCARDED) {
         return Err(BodyError::TooLarge { size: announced.unwrap_or(u64::MAX) });
@@ -61,7 +78,7 @@ pub(crate) async fn read(mut body: Incoming, limit: u64) -> Result<Bytes, BodyEr
 }
 
 /// Reads a body that nobody wants, so that the connection can serve the next request.
-pub(crate) async fn discard(body: Incoming) {
+pub(crate) async fn discard(body: RequestBody) {
     if let Err(error) = read(body, 0).await {
         tracing::debug!(%error, "a body was discarded");
     }

@@ -1,13 +1,16 @@
-//! Which service a request is for: Lambda by its path, the others by what a POST to `/` carries.
+//! Which service a request is for: Lambda by its path, the others by what a POST to `/` carries. Before that, where
+//! access keys are asked for, who it is from.
 
 use std::sync::Arc;
 
+use aws_model::sigv4::Refused;
 use hyper::body::Incoming;
 use hyper::header::HeaderName;
 use hyper::{Method, Request};
 
 use crate::app::App;
-use crate::body::{self, BodyError};
+use crate::auth::{Caller, Denial, Identity, Target};
+use crate::body::{self, BodyError, RequestBody};
 use crate::query::{Form, QueryError};
 use crate::reply::Reply;
 use crate::{iam, lambda, local, logs, query, sts};
@@ -15,13 +18,41 @@ use crate::{iam, lambda, local, logs, query, sts};
 const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 
 /// Largest request of a side service: PutLogEvents takes 1 MiB of events, which escaping may double.
-const MAX_SIDE_BODY: u64 = 4 * 1024 * 1024;
+pub(crate) const MAX_SIDE_BODY: u64 = 4 * 1024 * 1024;
 
 impl App {
     /// Answers a request.
     pub(crate) async fn dispatch(self: &Arc<Self>, request: Request<Incoming>, request_id: &str) -> Reply {
+        let Some(auth) = self.auth.as_ref().filter(|_| !self.is_open(&request)) else {
+            return self.serve(request.map(RequestBody::Wire), request_id).await;
+        };
+        let target = Target::of(&request);
+        let plane = &self.control_plane;
+        let checked = auth.authenticate(plane.realm(), plane.roles(), &self.sessions, request);
+        // On the heap: where nothing is checked, nothing of it shall weigh.
+        match Box::pin(checked).await {
+            Ok(request) => Box::pin(self.serve(request, request_id)).await,
+            Err(denial) => {
+                tracing::debug!(?denial, request_id, "not let in");
+                denial.reply(target, request_id)
+            }
+        }
+    }
+
+    /// What needs no credentials in any case.
+    fn is_open(&self, request: &Request<Incoming>) -> bool {
+        let (path, query) = (request.uri().path(), request.uri().query());
+        path.starts_with(local::PREFIX)
+            && (path == local::HEALTH || query.is_some_and(|query| self.is_linked(path, query)))
+    }
+
+    async fn serve(self: &Arc<Self>, request: Request<RequestBody>, request_id: &str) -> Reply {
         let path = request.uri().path();
         if path.starts_with(local::PREFIX) {
+            if let Some(Caller { identity: Identity::Session(session), .. }) = request.extensions().get() {
+                let message = format!("User: {} is not authorized: only access keys of the account are", session.arn());
+                return Denial::Forbidden(message).reply(Target::Lambda, request_id);
+            }
             return local::dispatch(self, request).await;
         }
         if path == "/" && request.method() == Method::POST {
@@ -30,7 +61,8 @@ impl App {
         lambda::dispatch(self, request, request_id).await
     }
 
-    async fn side_service(&self, request: Request<Incoming>, request_id: &str) -> Reply {
+    async fn side_service(&self, mut request: Request<RequestBody>, request_id: &str) -> Reply {
+        let caller = request.extensions_mut().remove::<Caller>();
         let target = request.headers().get(TARGET).map(|value| value.to_str().unwrap_or_default().to_owned());
         let body = match body::read(request.into_body(), MAX_SIDE_BODY).await {
             Ok(body) => body,
@@ -41,6 +73,11 @@ impl App {
         }
         let form = Form::parse(&String::from_utf8_lossy(&body));
         let (action, version) = (form.get("Action").unwrap_or_default(), form.get("Version").unwrap_or_default());
+        let service = if version == iam::VERSION { "iam" } else { "sts" };
+        if caller.as_ref().is_some_and(|caller| caller.service != service) {
+            let refused = Refused::Service(service.to_owned());
+            return Denial::from(refused).reply(Target::Query, request_id);
+        }
         match version {
             sts::VERSION => sts::dispatch(self, action, request_id),
             iam::VERSION => iam::dispatch(self, action, &form, request_id).await,

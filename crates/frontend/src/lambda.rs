@@ -16,14 +16,13 @@ use std::sync::Arc;
 
 use aws_model::{ApiError, Labels, Operation, Routed, route};
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::{Request, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::app::App;
-use crate::body::{self, BodyError};
+use crate::body::{self, BodyError, RequestBody};
 use crate::reply::{self, INTERNAL_ERROR, Reply};
 
 /// Largest request that carries code, in bytes: a zip of 50 MiB in base64, and room for the rest.
@@ -55,7 +54,7 @@ impl Input {
     }
 }
 
-pub(crate) async fn dispatch(app: &Arc<App>, request: Request<Incoming>, request_id: &str) -> Reply {
+pub(crate) async fn dispatch(app: &Arc<App>, request: Request<RequestBody>, request_id: &str) -> Reply {
     let routed = route(request.method().as_str(), request.uri().path(), request.uri().query());
     let result = match routed {
         Err(error) => {
@@ -71,18 +70,34 @@ pub(crate) async fn dispatch(app: &Arc<App>, request: Request<Incoming>, request
     })
 }
 
-/// Everything but Invoke.
-async fn manage(app: &Arc<App>, routed: Routed, request: Request<Incoming>) -> Result<Reply, ApiError> {
-    let operation = routed.operation;
-    let limit = match operation {
+/// Largest body that an operation takes, in bytes.
+pub(crate) fn body_limit(operation: Operation) -> u64 {
+    match operation {
         Operation::CreateFunction | Operation::UpdateFunctionCode => MAX_CODE_BODY,
         _ => MAX_BODY,
-    };
+    }
+}
+
+/// The answer to a larger one.
+pub(crate) fn too_large(operation: Operation, size: u64) -> ApiError {
+    let limit = body_limit(operation);
+    if operation == Operation::Invoke {
+        return ApiError::request_too_large(format!(
+            "{size} byte payload is too large for the RequestResponse invocation type (limit {limit} bytes)"
+        ));
+    }
+    ApiError::request_entity_too_large(format!(
+        "Request must be smaller than {limit} bytes for the {operation} operation"
+    ))
+}
+
+/// Everything but Invoke.
+async fn manage(app: &Arc<App>, routed: Routed, request: Request<RequestBody>) -> Result<Reply, ApiError> {
+    let operation = routed.operation;
+    let limit = body_limit(operation);
     let (head, body) = request.into_parts();
     let body = body::read(body, limit).await.map_err(|error| match error {
-        BodyError::TooLarge { .. } => ApiError::request_entity_too_large(format!(
-            "Request must be smaller than {limit} bytes for the {operation} operation"
-        )),
+        BodyError::TooLarge { size } => too_large(operation, size),
         BodyError::Broken(error) => ApiError::serialization(format!("The request could not be read: {error}")),
     })?;
     let query = head.uri.query().map(str::to_owned);

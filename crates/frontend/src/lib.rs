@@ -11,9 +11,10 @@
 //! | `POST /` with `Action=` and `Version=2011-06-15` | STS, query protocol |
 //! | `GET /_firelet/...` | what Firelet's own command line asks |
 //!
-//! Signatures are not checked: any credentials are good.
+//! Signatures are checked where the composition root hands over access keys; without, any credentials are good.
 
 mod app;
+mod auth;
 mod body;
 mod dispatch;
 mod iam;
@@ -39,4 +40,8 @@ pub struct Deps {
     pub logs: telemetry::LogStore,
     /// Where the zip archive of a version lies on this host: with blobs in files, the blob's path.
     pub package_path: PackagePath,
+    /// The access keys that requests have to be signed with; `None` lets everybody do everything.
+    pub keys: Option<control_plane::keys::KeyRing>,
+    /// Makes and opens the session tokens of roles.
+    pub sessions: std::sync::Arc<control_plane::sessions::Sessions>,
 }

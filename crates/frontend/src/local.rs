@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use control_plane::record::{FunctionVersion, State, VersionId};
-use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
@@ -13,10 +12,14 @@ use telemetry::logs::Followed;
 use tokio::sync::mpsc;
 
 use crate::app::App;
+use crate::body::RequestBody;
 use crate::reply::{self, Reply, ReplyBody, api_error};
 
 /// Beginning of every path here. No Lambda path begins so.
 pub(crate) const PREFIX: &str = "/_firelet/";
+
+/// Whether the server is there: answered to everybody.
+pub(crate) const HEALTH: &str = "/_firelet/health";
 
 const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 const ZIP: HeaderValue = HeaderValue::from_static("application/zip");
@@ -28,7 +31,7 @@ const LINES_AHEAD: usize = 256;
 /// An empty line this often tells a dead client from a quiet function.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-pub(crate) async fn dispatch(app: &App, request: Request<Incoming>) -> Reply {
+pub(crate) async fn dispatch(app: &App, request: Request<RequestBody>) -> Reply {
     let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
     if request.method() != Method::GET {
         return problem(StatusCode::METHOD_NOT_ALLOWED, "this path answers GET only");

@@ -79,6 +79,14 @@ impl Frontend {
         app.resume();
         // Every connection holds a clone; receiving fails once the last one is gone.
         let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
+        let refresh = tokio::spawn({
+            let app = Arc::clone(&app);
+            async move {
+                if let Some(auth) = &app.auth {
+                    auth.refresh().await;
+                }
+            }
+        });
         let mut shutdown = pin!(shutdown);
         loop {
             let stream = tokio::select! {
@@ -94,6 +102,7 @@ impl Frontend {
             };
             tokio::spawn(connection(stream, Arc::clone(&app), alive.clone()));
         }
+        refresh.abort();
         drop(listener);
         drop(alive);
         app.stop();

@@ -30,7 +30,7 @@ pub(super) async fn update_configuration(app: &Arc<App>, input: &Input) -> Resul
 
 pub(super) fn get(app: &App, input: &Input) -> Result<Reply, ApiError> {
     let host = input.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let location = |version: &_| format!("http://{host}{}", local::code_path(version));
+    let location = |version: &_| format!("http://{host}{}", app.link(&local::code_path(version)));
     Ok(input.answer(&app.control_plane.get_function(&input.decode()?, location)?))
 }
 

@@ -10,7 +10,6 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use control_plane::Resolved;
 use control_plane::record::State;
-use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
 use serde::de::IgnoredAny;
@@ -18,7 +17,7 @@ use worker::InvokeRequest;
 use worker_manager::{InvokeError, ThrottleReason};
 
 use crate::app::App;
-use crate::body::{self, BodyError};
+use crate::body::{self, BodyError, RequestBody};
 use crate::lambda::payload;
 use crate::reply::{self, REQUEST_ID, Reply};
 
@@ -74,7 +73,7 @@ impl Kind {
 pub(crate) async fn invoke(
     app: &App,
     routed: Routed,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     request_id: &str,
 ) -> Result<Reply, ApiError> {
     let (head, body) = request.into_parts();
