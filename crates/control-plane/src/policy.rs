@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 /// One permission. Serializes as the API shows it.
@@ -19,7 +19,7 @@ pub struct Statement {
     /// An ARN.
     pub resource: String,
     /// Operator to key to value.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", serialize_with = "in_order")]
     pub condition: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -50,6 +50,37 @@ impl Policy {
         let document = Document { version: "2012-10-17", id: "default", statement: &self.statements };
         // Maps with text as keys always serialize.
         serde_json::to_string(&document).unwrap_or_default()
+    }
+}
+
+/// Operators and keys of conditions in the order in which the service was recorded showing them; others come last.
+const ORDER: [&str; 6] = [
+    "StringEquals",
+    "ArnLike",
+    "lambda:FunctionUrlAuthType",
+    "lambda:EventSourceToken",
+    "aws:PrincipalOrgID",
+    "AWS:SourceAccount",
+];
+
+fn in_order<S: Serializer>(
+    condition: &BTreeMap<String, BTreeMap<String, String>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(ordered(condition).map(|(operator, keys)| (operator, Keys(keys))))
+}
+
+fn ordered<T>(map: &BTreeMap<String, T>) -> impl Iterator<Item = (&String, &T)> {
+    let mut entries: Vec<_> = map.iter().collect();
+    entries.sort_by_key(|(name, _)| ORDER.iter().position(|known| known == name).unwrap_or(ORDER.len()));
+    entries.into_iter()
+}
+
+struct Keys<'a>(&'a BTreeMap<String, String>);
+
+impl Serialize for Keys<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(ordered(self.0))
     }
 }
 
