@@ -17,8 +17,7 @@ impl ControlPlane {
                 code_size_unzipped: size(limits.unzipped_code),
                 code_size_zipped: size(limits.zipped_code),
                 concurrent_executions: Some(int(limits.concurrent_executions)),
-                // Nothing can be reserved yet.
-                unreserved_concurrent_executions: Some(int(limits.concurrent_executions)),
+                unreserved_concurrent_executions: Some(int(self.unreserved())),
             }),
             account_usage: Some(types::AccountUsage {
                 total_code_size: size(self.total_code()),

@@ -14,7 +14,7 @@ use crate::plane::ControlPlane;
 use crate::record::{Attached, Function, FunctionVersion, Scope, State, Timestamp, UpdateStatus, VersionId};
 use crate::settings;
 use crate::update::{Accepted, Work, WorkKind};
-use crate::wire::{ArnForm, configuration, listed};
+use crate::wire::{ArnForm, configuration, int, listed};
 
 /// Longest name of a function without ARN or qualifier; enforced at creation only.
 const LONGEST_NAME: usize = 64;
@@ -131,6 +131,7 @@ impl ControlPlane {
     ) -> Result<types::GetFunctionResponse, ApiError> {
         let (function, version, arn) =
             self.find_version(request.function_name.as_deref(), request.qualifier.as_deref())?;
+        let reserved = function.attached.reserved.map(int);
         Ok(types::GetFunctionResponse {
             configuration: Some(self.shown_as(&version, arn)),
             code: Some(types::FunctionCodeLocation {
@@ -141,7 +142,7 @@ impl ControlPlane {
             }),
             tags: Some(function.attached.tags.clone()).filter(|tags| !tags.is_empty()),
             tags_error: None,
-            concurrency: None,
+            concurrency: reserved.map(|reserved| types::Concurrency { reserved_concurrent_executions: Some(reserved) }),
         })
     }
 

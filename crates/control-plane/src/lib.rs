@@ -12,6 +12,7 @@ mod account;
 mod aliases;
 mod capacity;
 mod code;
+mod concurrency;
 mod durable;
 mod functions;
 pub mod keys;

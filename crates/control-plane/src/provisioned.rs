@@ -50,26 +50,16 @@ impl ControlPlane {
         // The shape demands at least 1.
         let requested = request.provisioned_concurrent_executions.unwrap_or_default().unsigned_abs();
         let _alone = self.inner.provisioning.lock().await;
-        let others: u64 = self
-            .settings()
-            .filter(|(found, _)| (&found.function, found.id) != (&version.function, version.id))
-            .map(|(_, setting)| u64::from(setting.requested))
-            .sum();
-        let limits = self.inner.limits;
-        let most = u64::from(limits.concurrent_executions.saturating_sub(limits.unreserved_minimum));
-        if others + u64::from(requested) > most {
-            return Err(ApiError::invalid_parameter_value(format!(
-                "Specified ConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below \
-                 its minimum value of [{}].",
-                limits.unreserved_minimum
-            )));
-        }
         let setting = ProvisionedSetting { requested, last_modified: now };
         let judge = |found: Option<&Function>| {
             let mut function = found.ok_or_else(|| self.not_found(&target))?.clone();
             if !function.versions.contains_key(&number) {
                 return Err(self.not_found(&target));
             }
+            let scope = Scope::Version(number);
+            let old = function.attached.provisioned.get(&scope).map_or(0, |setting| setting.requested);
+            let total = (function.provisioned_total() - old).saturating_add(requested);
+            self.check_provisioned(&function, total)?;
             function.attached.provisioned.insert(Scope::Version(number), setting);
             Ok(Some(function))
         };
@@ -169,6 +159,27 @@ impl ControlPlane {
                 pairs.filter_map(|(number, setting)| Some((Arc::clone(function.versions.get(&number)?), setting)));
             versions.collect::<Vec<_>>()
         })
+    }
+
+    /// Whether a function may have this much provisioned concurrency in all.
+    fn check_provisioned(&self, function: &Function, total: u32) -> Result<(), ApiError> {
+        match function.attached.reserved {
+            Some(reserved) if total > reserved => Err(ApiError::invalid_parameter_value(
+                "Requested Provisioned Concurrency should not be greater than the reservedConcurrentExecution for \
+                 function",
+            )),
+            Some(_) => Ok(()),
+            None => {
+                let unreserved = self.unreserved().saturating_add(function.provisioned_total());
+                if total > unreserved {
+                    return Err(ApiError::invalid_parameter_value(format!(
+                        "Specified ConcurrentExecutions for function is greater than account's unreserved concurrency \
+                         [{unreserved}]."
+                    )));
+                }
+                self.check_unreserved(function, total, "ConcurrentExecutions")
+            }
+        }
     }
 
     fn provisionable(&self, name: Option<&str>, qualifier: Option<&str>) -> Result<FunctionRef, ApiError> {

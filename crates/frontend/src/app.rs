@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_model::ApiError;
@@ -12,7 +12,7 @@ use control_plane::{ControlPlane, Failure, FailureCode, LiveConcurrency, Provisi
 use telemetry::LogStore;
 use tokio::sync::watch;
 use worker::EnvironmentSpec;
-use worker_manager::WorkerManager;
+use worker_manager::{Concurrency, WorkerManager};
 
 use crate::Deps;
 use crate::auth::Auth;
@@ -31,6 +31,8 @@ pub(crate) struct App {
     pub(crate) auth: Option<Auth>,
     pub(crate) sessions: Arc<Sessions>,
     specs: Specs,
+    /// Held while the workers are told of a concurrency setting, so that the last word is the newest.
+    telling: Mutex<()>,
     completed: watch::Sender<()>,
     stopping: watch::Sender<bool>,
 }
@@ -47,6 +49,7 @@ impl App {
             auth: keys.map(Auth::new),
             sessions,
             specs,
+            telling: Mutex::new(()),
             completed: watch::Sender::new(()),
             stopping: watch::Sender::new(false),
         }
@@ -130,8 +133,24 @@ impl App {
         }
     }
 
+    /// Tells the workers how much of the account's concurrency belongs to a function, if it is there.
+    pub(crate) fn tell_concurrency(&self, function: &str) {
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let concurrency = match self.control_plane.function(function) {
+            Some(found) => match found.attached.reserved {
+                Some(reserved) => Concurrency::Reserved(reserved),
+                None => Concurrency::Shared { kept: found.provisioned_total() },
+            },
+            None => Concurrency::default(),
+        };
+        self.workers.set_concurrency(function, concurrency);
+    }
+
     /// Takes up what a restart left behind.
     pub(crate) fn resume(self: &Arc<Self>) {
+        for function in self.control_plane.functions() {
+            self.tell_concurrency(&function.name);
+        }
         tokio::spawn(crate::lambda::mappings::tend(Arc::clone(self)));
         for work in self.control_plane.pending_work() {
             self.prepare(work);

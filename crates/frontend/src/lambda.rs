@@ -3,6 +3,7 @@
 mod account;
 mod aliases;
 mod capacity;
+mod concurrency;
 mod durable;
 mod functions;
 mod invoke;
@@ -133,6 +134,9 @@ async fn operate(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
         Operation::DeleteAlias => aliases::delete(app, input).await,
 
         // Concurrency
+        Operation::PutFunctionConcurrency => concurrency::put(app, input).await,
+        Operation::GetFunctionConcurrency => concurrency::get(app, input),
+        Operation::DeleteFunctionConcurrency => concurrency::delete(app, input).await,
         Operation::PutProvisionedConcurrencyConfig => provisioned::put(app, input).await,
         Operation::GetProvisionedConcurrencyConfig => provisioned::get(app, input),
         Operation::ListProvisionedConcurrencyConfigs => provisioned::list(app, input),

@@ -6,9 +6,11 @@
 
 pub mod pool;
 
+mod concurrency;
 mod manager;
 mod version;
 
+pub use concurrency::Concurrency;
 pub use manager::{Options, WorkerManager};
 
 /// Why an invocation got no answer from the function.
@@ -34,8 +36,10 @@ pub enum InvokeError {
 /// Which limit throttled an invocation (the wire names are the frontend's business).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThrottleReason {
-    /// The account's concurrency is used up.
+    /// The account's concurrency is used up, or what of it belongs to no other function.
     AccountConcurrency,
+    /// The function's reserved concurrency is used up.
+    FunctionConcurrency,
     /// This host can hold no further environment.
     HostCapacity,
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use worker::{EnvironmentSpec, InvokeReply, InvokeRequest, StartError, VersionKey, Worker};
 
+use crate::concurrency::{Account, Concurrency, Gate};
 use crate::pool::{self, Rules};
 use crate::version::Version;
 use crate::{InvokeError, ProvisionedStatus, ThrottleReason};
@@ -48,7 +49,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     /// Read on the warm path, written when a version is first invoked, retired or forgotten.
     versions: RwLock<Versions>,
-    in_flight: AtomicU32,
+    account: Arc<Account>,
     environments: AtomicU32,
     shutting_down: AtomicBool,
 }
@@ -59,18 +60,32 @@ struct Versions {
     by_key: HashMap<VersionKey, Arc<Version>>,
     /// Retired ones that have environments at work.
     leaving: Vec<Arc<Version>>,
+    /// By the name of the function: of those with versions here, and of those with a setting.
+    gates: HashMap<String, Arc<Gate>>,
+    /// The places that all of them keep.
+    kept: u32,
     /// The server goes down: no further version is taken in.
     closed: bool,
+}
+
+impl Versions {
+    fn gate(&mut self, function: &str, account: &Arc<Account>) -> Arc<Gate> {
+        match self.gates.get(function) {
+            Some(gate) => Arc::clone(gate),
+            None => Arc::clone(self.gates.entry(function.to_owned()).or_insert_with(|| Gate::new(account))),
+        }
+    }
 }
 
 impl WorkerManager {
     /// A manager over one host. Needs a Tokio runtime: a task retires what has been idle for too long.
     pub fn new(worker: Worker, options: Options) -> Self {
+        let account = Arc::new(Account::new(options.account_concurrency));
         let shared = Arc::new(Shared {
             worker,
             options,
             versions: RwLock::default(),
-            in_flight: AtomicU32::new(0),
+            account,
             environments: AtomicU32::new(0),
             shutting_down: AtomicBool::new(false),
         });
@@ -95,17 +110,14 @@ impl WorkerManager {
         spec: &Arc<EnvironmentSpec>,
         request: InvokeRequest,
     ) -> Result<InvokeReply, InvokeError> {
-        if !self.shared.enter() {
-            return Err(InvokeError::Throttled { reason: ThrottleReason::AccountConcurrency });
-        }
+        let Some(version) = self.shared.version(spec) else { return Err(InvokeError::ShuttingDown) };
+        let ticket = version.enter().map_err(|reason| InvokeError::Throttled { reason })?;
         // Looked at after the invocation was counted: a shutdown that begins now waits for it.
-        let version = if self.shared.is_shutting_down() { None } else { self.shared.version(spec) };
-        let Some(version) = version else {
-            self.shared.leave();
+        if self.shared.is_shutting_down() {
             return Err(InvokeError::ShuttingDown);
-        };
+        }
         let (reply, answer) = oneshot::channel();
-        version.request(&self.shared, request, reply);
+        version.request(&self.shared, request, reply, ticket);
         match answer.await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(StartError::Runtime(text))) => Err(InvokeError::RuntimeUnavailable(text)),
@@ -134,6 +146,18 @@ impl WorkerManager {
         }
     }
 
+    /// Says how much of the account's concurrency belongs to a function: holds from now on, for all its versions.
+    pub fn set_concurrency(&self, function: &str, concurrency: Concurrency) {
+        let mut versions = self.shared.write();
+        if concurrency == Concurrency::default() && !versions.gates.contains_key(function) {
+            return;
+        }
+        let gate = versions.gate(function, &self.shared.account);
+        versions.kept = versions.kept.saturating_sub(gate.setting().kept()).saturating_add(concurrency.kept());
+        gate.set(concurrency);
+        self.shared.account.keep(versions.kept);
+    }
+
     /// The state of a version's provisioned environments.
     pub fn provisioned(&self, key: &VersionKey) -> ProvisionedStatus {
         let versions = self.shared.read();
@@ -155,7 +179,7 @@ impl WorkerManager {
 
     /// Invocations in flight now, over all functions.
     pub fn concurrency(&self) -> u32 {
-        self.shared.in_flight.load(Ordering::Relaxed)
+        self.shared.account.in_flight()
     }
 
     /// The host that the environments are on.
@@ -186,19 +210,6 @@ impl WorkerManager {
 }
 
 impl Shared {
-    /// Counts an invocation in, unless the account's concurrency is used up.
-    fn enter(&self) -> bool {
-        let limit = self.options.account_concurrency;
-        self.in_flight
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| (count < limit).then_some(count + 1))
-            .is_ok()
-    }
-
-    /// Counts an invocation out.
-    pub(crate) fn leave(&self) {
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
-    }
-
     fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::SeqCst)
     }
@@ -248,7 +259,8 @@ impl Shared {
             return None;
         }
         let rules = Rules { patience: self.options.patience, idle_timeout: self.options.idle_timeout };
-        let new = || Version::new(Arc::clone(spec), rules);
+        let gate = versions.gate(&spec.function_name, &self.account);
+        let new = || Version::new(Arc::clone(spec), rules, gate);
         Some(Arc::clone(versions.by_key.entry(spec.key.clone()).or_insert_with(new)))
     }
 
@@ -264,6 +276,8 @@ impl Shared {
             empty |= version.is_empty();
         }
         empty |= versions.leaving.iter().any(|version| version.is_empty());
+        let unused = |gate: &Arc<Gate>| Arc::strong_count(gate) == 1 && gate.setting() == Concurrency::default();
+        empty |= versions.gates.values().any(unused);
         drop(versions);
         for version in due {
             version.step(self, pool::Event::Tick);
@@ -274,6 +288,7 @@ impl Shared {
             let mut versions = self.write();
             versions.by_key.retain(|_, version| wanted(version));
             versions.leaving.retain(wanted);
+            versions.gates.retain(|_, gate| !unused(gate));
         }
     }
 

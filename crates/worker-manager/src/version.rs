@@ -6,20 +6,23 @@ use std::time::Instant;
 
 use worker::{Environment, EnvironmentSpec, InitType, InvokeRequest, Notice, Reply, StartError};
 
-use crate::ProvisionedStatus;
+use crate::concurrency::{Gate, Ticket};
 use crate::manager::Shared;
 use crate::pool::{Action, EnvironmentId, Event, Initialized, Pool, Purpose, RequestId, Rules};
+use crate::{ProvisionedStatus, ThrottleReason};
 
 /// A function version and its environments.
 pub(crate) struct Version {
     spec: Arc<EnvironmentSpec>,
+    /// The function's, over all its versions.
+    gate: Arc<Gate>,
     state: Mutex<State>,
 }
 
 struct State {
     pool: Pool,
     environments: HashMap<EnvironmentId, Slot>,
-    waiting: HashMap<RequestId, (InvokeRequest, Reply)>,
+    waiting: HashMap<RequestId, (InvokeRequest, Reply, Ticket)>,
     /// Why an environment that has just ended did so, for the request that had been waiting for it.
     last_error: Option<StartError>,
     next_request: u64,
@@ -32,11 +35,12 @@ struct State {
 struct Slot {
     /// None while the host makes room for it.
     environment: Option<Environment>,
-    serving: bool,
+    /// Of the invocation that it serves.
+    serving: Option<Ticket>,
 }
 
 impl Version {
-    pub(crate) fn new(spec: Arc<EnvironmentSpec>, rules: Rules) -> Arc<Self> {
+    pub(crate) fn new(spec: Arc<EnvironmentSpec>, rules: Rules, gate: Arc<Gate>) -> Arc<Self> {
         let state = State {
             pool: Pool::new(rules),
             environments: HashMap::new(),
@@ -46,15 +50,26 @@ impl Version {
             wake_at: None,
             actions: Vec::new(),
         };
-        Arc::new(Self { spec, state: Mutex::new(state) })
+        Arc::new(Self { spec, gate, state: Mutex::new(state) })
     }
 
-    /// Finds an environment for a request; the answer goes to `reply`.
-    pub(crate) fn request(self: &Arc<Self>, shared: &Arc<Shared>, request: InvokeRequest, reply: Reply) {
+    /// Lets an invocation in, if concurrency is left.
+    pub(crate) fn enter(&self) -> Result<Ticket, ThrottleReason> {
+        self.gate.enter()
+    }
+
+    /// Finds an environment for a request that was let in; the answer goes to `reply`.
+    pub(crate) fn request(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        request: InvokeRequest,
+        reply: Reply,
+        ticket: Ticket,
+    ) {
         let mut state = self.lock();
         let id = RequestId(state.next_request);
         state.next_request += 1;
-        state.waiting.insert(id, (request, reply));
+        state.waiting.insert(id, (request, reply, ticket));
         self.step_locked(shared, &mut state, Event::Request(id));
     }
 
@@ -111,21 +126,18 @@ impl Version {
     fn act(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, action: Action) {
         match action {
             Action::Dispatch(request, id) => {
-                let Some((request, reply)) = state.waiting.remove(&request) else { return };
-                let slot = state.environments.get_mut(&id);
-                match slot.and_then(|slot| {
-                    slot.serving = true;
-                    slot.environment.as_ref()
-                }) {
-                    Some(environment) => environment.invoke(request, reply),
-                    None => shared.leave(),
+                let Some((request, reply, ticket)) = state.waiting.remove(&request) else { return };
+                let Some(slot) = state.environments.get_mut(&id) else { return };
+                if let Some(environment) = &slot.environment {
+                    slot.serving = Some(ticket);
+                    environment.invoke(request, reply);
                 }
             }
             Action::Start(id, purpose) => {
                 if shared.take_place() {
                     self.start(shared, state, id, purpose);
                 } else {
-                    state.environments.insert(id, Slot { environment: None, serving: false });
+                    state.environments.insert(id, Slot { environment: None, serving: None });
                     self.make_room(shared, id, purpose);
                 }
             }
@@ -141,8 +153,9 @@ impl Version {
             Action::Fail(request) => {
                 let error = state.last_error.clone();
                 let error = error.unwrap_or_else(|| StartError::Broken("the environment ended early".to_owned()));
-                if let Some((_, reply)) = state.waiting.remove(&request) {
-                    shared.leave();
+                if let Some((_, reply, ticket)) = state.waiting.remove(&request) {
+                    // Before its caller knows: who asks again at once must not find it still counted.
+                    drop(ticket);
                     let _ = reply.send(Err(error));
                 }
             }
@@ -159,7 +172,7 @@ impl Version {
         let (version, manager) = (Arc::clone(self), Arc::clone(shared));
         let observer = move |notice| version.observe(&manager, id, notice);
         let environment = shared.worker.start(Arc::clone(&self.spec), initialization_type, observer);
-        state.environments.insert(id, Slot { environment: Some(environment), serving: false });
+        state.environments.insert(id, Slot { environment: Some(environment), serving: None });
     }
 
     /// The host is full: another environment has to go first. Not under this version's lock, since it may be of any
@@ -217,15 +230,15 @@ impl Version {
             Notice::Ready { initialized: false } => Event::Ready(id, Initialized::Failed),
             Notice::Settling => {
                 // The answer is on its way: the caller's next invocation must not find this one still counted.
-                state.served(shared, id);
+                state.served(id);
                 Event::Settling(id)
             }
             Notice::Idle => {
-                state.served(shared, id);
+                state.served(id);
                 Event::Idle(id)
             }
             Notice::Gone { error } => {
-                state.served(shared, id);
+                state.served(id);
                 state.environments.remove(&id);
                 state.last_error = error;
                 shared.give_place_back();
@@ -238,11 +251,9 @@ impl Version {
 
 impl State {
     /// The invocation that this environment was serving, if any, is over.
-    fn served(&mut self, shared: &Shared, id: EnvironmentId) {
-        if let Some(slot) = self.environments.get_mut(&id)
-            && std::mem::replace(&mut slot.serving, false)
-        {
-            shared.leave();
+    fn served(&mut self, id: EnvironmentId) {
+        if let Some(slot) = self.environments.get_mut(&id) {
+            slot.serving = None;
         }
     }
 }

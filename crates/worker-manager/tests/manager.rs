@@ -8,7 +8,7 @@ use tokio::sync::{Barrier, Semaphore};
 use tokio::time::timeout;
 use worker::testing::{Exit, Host, PATIENCE, Process, eventually, request};
 use worker::{EnvironmentSpec, InvokeReply};
-use worker_manager::{InvokeError, Options, ThrottleReason, WorkerManager};
+use worker_manager::{Concurrency, InvokeError, Options, ThrottleReason, WorkerManager};
 
 /// Initializations may take as long as they like on a slow machine.
 fn host<F>(script: impl Fn(Process) -> F + Send + Sync + 'static) -> Host
@@ -380,4 +380,66 @@ async fn a_shutdown_leaves_nothing_whatever_goes_on() {
     manager.set_provisioned(&provisioned, 1);
     assert_eq!(invoke(&manager, &idle, "1").await, Err(InvokeError::ShuttingDown));
     assert_eq!(host.backend.created(), 6);
+}
+
+#[tokio::test]
+async fn a_reservation_holds_over_all_versions_of_a_function_and_keeps_others_out() {
+    let gates = [1, 2].map(|_| Arc::new(Semaphore::new(0)));
+    let of_payload = gates.clone();
+    let host = host(move |mut process| {
+        let gates = of_payload.clone();
+        async move {
+            loop {
+                let given = process.next().await?;
+                let gate = if given.payload == "1" { &gates[0] } else { &gates[1] };
+                gate.acquire().await.expect("never closed").forget();
+                process.respond(&given.request_id, &given.payload).await?;
+            }
+        }
+    });
+    let manager = manager(&host, Options { account_concurrency: 3, patience: PATIENCE, ..Options::default() });
+    let version = |function: &str, number: u32| {
+        let key = worker::VersionKey(format!("{function}:{number}"));
+        Arc::new(EnvironmentSpec { key, ..host.spec(function) })
+    };
+    let [one, two, other] = [version("f", 1), version("f", 2), version("g", 1)];
+    let throttled = |reason| Err(InvokeError::Throttled { reason });
+    manager.set_concurrency("f", Concurrency::Reserved(2));
+    let running = [begin(&manager, &one, "1"), begin(&manager, &two, "1")];
+    eventually("both run", || manager.concurrency() == 2).await;
+    for version in [&one, &two] {
+        assert_eq!(invoke(&manager, version, "1").await, throttled(ThrottleReason::FunctionConcurrency));
+    }
+    // One place is left in the account; the two of the reservation are nobody else's even when it is idle.
+    let third = begin(&manager, &other, "2");
+    eventually("it runs", || manager.concurrency() == 3).await;
+    gates[0].add_permits(2);
+    for one in running {
+        one.await.expect("no panic").expect("an answer");
+    }
+    assert_eq!(invoke(&manager, &other, "2").await, throttled(ThrottleReason::AccountConcurrency));
+    // A change holds at once, also for the pool.
+    manager.set_concurrency("f", Concurrency::default());
+    let fourth = begin(&manager, &other, "2");
+    eventually("it runs", || manager.concurrency() == 2).await;
+    gates[1].add_permits(2);
+    for one in [third, fourth] {
+        one.await.expect("no panic").expect("an answer");
+    }
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn a_reservation_of_zero_stops_a_function_that_is_warm() {
+    let host = host(Process::echo);
+    let manager = manager(&host, Options { patience: PATIENCE, ..Options::default() });
+    let spec = spec(&host, "f");
+    assert_eq!(invoke(&manager, &spec, "1").await, Ok("1".to_owned()));
+    manager.set_concurrency("f", Concurrency::Reserved(0));
+    let throttled = Err(InvokeError::Throttled { reason: ThrottleReason::FunctionConcurrency });
+    assert_eq!(invoke(&manager, &spec, "2").await, throttled);
+    manager.set_concurrency("f", Concurrency::Reserved(1));
+    assert_eq!(invoke(&manager, &spec, "3").await, Ok("3".to_owned()));
+    assert_eq!(host.backend.created(), 1);
+    shut_down(&host, &manager).await;
 }

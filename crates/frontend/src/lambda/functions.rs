@@ -8,7 +8,7 @@ use control_plane::Accepted;
 use control_plane::record::{Timestamp, VersionId};
 use hyper::header::HOST;
 
-use super::Input;
+use super::{Input, concurrency};
 use crate::app::App;
 use crate::local;
 use crate::reply::{self, Reply};
@@ -49,6 +49,7 @@ pub(super) async fn delete(app: &App, input: &Input) -> Result<Reply, ApiError> 
         let id = Some(version.id).filter(|id| *id != VersionId::Latest);
         app.retire(&version.function, id);
     }
+    concurrency::tell(app, input);
     // The model lets the answer choose between 200, 202 and 204.
     let status = deleted.response.status_code.and_then(|code| u16::try_from(code).ok()).unwrap_or(204);
     Ok(reply::empty(status.try_into().unwrap_or(hyper::StatusCode::NO_CONTENT)))

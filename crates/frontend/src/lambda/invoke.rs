@@ -252,6 +252,7 @@ fn refusal(error: &InvokeError, function: &str) -> ApiError {
                 ThrottleReason::AccountConcurrency | ThrottleReason::HostCapacity => {
                     "ConcurrentInvocationLimitExceeded"
                 }
+                ThrottleReason::FunctionConcurrency => "ReservedFunctionConcurrentInvocationLimitExceeded",
             };
             ApiError::too_many_requests("Rate Exceeded.").with("Reason", reason).with_retry_after(1)
         }

@@ -5,13 +5,14 @@ use std::time::SystemTime;
 use aws_model::ApiError;
 use control_plane::record::Timestamp;
 
-use super::Input;
+use super::{Input, concurrency};
 use crate::app::App;
 use crate::reply::Reply;
 
 pub(super) async fn put(app: &App, input: &Input) -> Result<Reply, ApiError> {
     let now = Timestamp::from(SystemTime::now());
     let (response, provision) = app.control_plane.put_provisioned_concurrency_config(&input.decode()?, now).await?;
+    concurrency::tell(app, input);
     app.provision(&provision);
     Ok(input.answer(&response))
 }
@@ -28,6 +29,7 @@ pub(super) fn list(app: &App, input: &Input) -> Result<Reply, ApiError> {
 
 pub(super) async fn delete(app: &App, input: &Input) -> Result<Reply, ApiError> {
     let provision = app.control_plane.delete_provisioned_concurrency_config(&input.decode()?).await?;
+    concurrency::tell(app, input);
     app.provision(&provision);
     Ok(input.answer(&()))
 }

@@ -60,6 +60,14 @@ async fn whatever_happens_everybody_is_answered_and_the_counters_return_to_zero(
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..300 {
         let version = number(3);
+        if number(6) == 0 {
+            let concurrency = match number(3) {
+                0 => Concurrency::default(),
+                1 => Concurrency::Shared { kept: number(6) as u32 },
+                _ => Concurrency::Reserved(number(6) as u32),
+            };
+            manager.set_concurrency(&format!("f{version}"), concurrency);
+        }
         let revision = &mut revisions[version as usize];
         match number(12) {
             0 => {
@@ -108,9 +116,9 @@ async fn versions_that_nobody_invokes_any_more_are_forgotten() {
     manager.retire(&retired.key);
     let names = || {
         let versions = manager.shared.read();
-        (versions.by_key.keys().cloned().collect::<Vec<_>>(), versions.leaving.len())
+        (versions.by_key.keys().cloned().collect::<Vec<_>>(), versions.leaving.len(), versions.gates.len())
     };
-    eventually("only one is known", || names() == (vec![kept.key.clone()], 0)).await;
+    eventually("only one is known", || names() == (vec![kept.key.clone()], 0, 1)).await;
     manager.invoke(&idle, request("r-2", "1")).await.expect("an answer");
     manager.shutdown(PATIENCE).await;
 }

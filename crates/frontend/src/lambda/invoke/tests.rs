@@ -90,3 +90,20 @@ fn refusals_have_their_status() {
     assert_eq!(refusal(&InvokeError::Platform("x".to_owned()), "f").status, 500);
     assert_eq!(refusal(&InvokeError::ShuttingDown, "f").status, 503);
 }
+
+#[test]
+fn a_functions_own_limit_has_a_reason_of_its_own() {
+    let throttled = refusal(&InvokeError::Throttled { reason: ThrottleReason::FunctionConcurrency }, "f").render();
+    assert_eq!(throttled.status, 429);
+    assert_eq!(
+        throttled.body,
+        r#"{"Reason":"ReservedFunctionConcurrentInvocationLimitExceeded","Type":"User","message":"Rate Exceeded."}"#
+    );
+}
+
+#[test]
+fn request_ids_choose_evenly() {
+    assert_eq!(chance("00000000-0000-4000-8000-000000000000"), 0.0);
+    assert_eq!(chance("80000000-0000-4000-8000-000000000000"), 0.5);
+    assert!(chance("ffffffff-ffff-4fff-bfff-ffffffffffff") < 1.0);
+}
