@@ -4,9 +4,13 @@
 //! or in a query. The pattern was checked before (see [`crate::decode()`]); here the parts are taken apart and judged
 //! in the service's order: reachable region, then agreement of the two qualifiers.
 
+mod layer;
+
 use std::fmt;
 
 use crate::error::ApiError;
+
+pub use self::layer::LayerParts;
 
 /// Where this installation stands: what its ARNs begin with.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -83,6 +83,17 @@ impl<'a> Source<'a> {
         }
     }
 
+    pub fn of_layer(content: &'a types::LayerVersionContentInput) -> Self {
+        Self {
+            zip_file: content.zip_file.as_ref(),
+            s3_bucket: content.s3_bucket.as_deref(),
+            s3_key: content.s3_key.as_deref(),
+            s3_object_version: content.s3_object_version.as_deref(),
+            s3_object_storage_mode: None,
+            image: false,
+        }
+    }
+
     /// Where the package is, or why there is none.
     pub fn package(&self) -> Result<Package, ApiError> {
         if self.image {
@@ -103,7 +114,7 @@ impl<'a> Source<'a> {
                 },
                 by_reference: self.s3_object_storage_mode == Some("REFERENCE"),
             }),
-            (None, _, _) => Err(ApiError::invalid_parameter_value("Please provide a source for function code.")),
+            (None, _, _) => Err(missing()),
         }
     }
 }
@@ -115,10 +126,16 @@ impl ControlPlane {
         Ok(Taken { code: judged.code, reference: judged.reference })
     }
 
+    /// Keeps the collector away for as long as the guard lives. One request takes one guard and takes it late: a collector
+    /// that waits for it keeps others from getting theirs.
+    pub(crate) async fn keep_blobs(&self) -> BlobGuard {
+        std::sync::Arc::clone(&self.inner.blob_gate).read_owned().await
+    }
+
     /// Judges a package and stores it. The guard keeps the collector away until something refers to it.
     pub(crate) async fn store_code(&self, package: &Package) -> Result<(Taken, BlobGuard), ApiError> {
         let judged = self.judge(package).await?;
-        let guard = std::sync::Arc::clone(&self.inner.blob_gate).read_owned().await;
+        let guard = self.keep_blobs().await;
         let stored = self.inner.blobs.put(Box::new(judged.content)).await.map_err(|error| {
             tracing::error!(%error, "a code package was not stored");
             match error {
@@ -185,13 +202,13 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Unzipped bytes of every version of every function.
+    /// Unzipped bytes of every version of every function and of every layer.
     pub(crate) fn total_code(&self) -> u64 {
+        let layers = self.inner.layers.all();
+        let layers = layers.iter().flat_map(|(_, layer)| layer.versions.values().map(|version| &version.code));
         let functions = self.inner.read();
-        functions
-            .values()
-            .flat_map(|stored| stored.function.records().map(|version| version.code.unzipped_size).collect::<Vec<_>>())
-            .fold(0, u64::saturating_add)
+        let functions = functions.values().flat_map(|stored| stored.function.records().map(|version| &version.code));
+        functions.chain(layers).map(|code| code.unzipped_size).fold(0, u64::saturating_add)
     }
 }
 
@@ -206,6 +223,11 @@ fn digest(content: &mut dyn BlobRead) -> io::Result<Digest> {
             read => hasher.update(&chunk[..read]),
         }
     }
+}
+
+/// The refusal of a request without code.
+pub(crate) fn missing() -> ApiError {
+    ApiError::invalid_parameter_value("Please provide a source for function code.")
 }
 
 fn empty() -> ApiError {

@@ -7,7 +7,7 @@ use aws_model::{ApiError, types};
 use uuid::Uuid;
 
 use crate::aliases::check_unreferenced;
-use crate::code::{Source, Taken};
+use crate::code::{self, Source, Taken};
 use crate::objects::ObjectRef;
 use crate::page::page;
 use crate::plane::ControlPlane;
@@ -52,9 +52,9 @@ impl ControlPlane {
             )));
         }
         let realm = self.realm().clone();
-        let settings = settings::of_create(&name, &realm.region, request)?;
+        let settings = settings::of_create(self, &name, request)?;
         let source = request.code.as_ref().map(Source::of_create);
-        let package = source.map_or_else(|| Err(missing_code()), |source| source.package())?;
+        let package = source.map_or_else(|| Err(code::missing()), |source| source.package())?;
         let exists = || ApiError::resource_conflict(format!("Function already exist: {name}"));
         if self.function(&name).is_some() {
             return Err(exists());
@@ -63,6 +63,9 @@ impl ControlPlane {
         let (Taken { code, reference }, guard) = self.store_code(&package).await?;
         let copies = if publish { 2 } else { 1 };
         let revision = revision_id();
+        // The package may have taken long to come: under the guard, the layers are still there or they are not.
+        let layers = self.layer_uses(request.layers.as_deref().unwrap_or_default());
+        let fits = layers.and_then(|layers| self.check_unzipped(&code, &layers));
         let latest = FunctionVersion {
             function: name.clone(),
             id: VersionId::Latest,
@@ -77,8 +80,8 @@ impl ControlPlane {
             state: State::Pending,
             update: UpdateStatus::None,
         };
-        let created = self.check_total_code(code.unzipped_size * copies);
-        let created = match created {
+        let fits = fits.and_then(|()| self.check_total_code(code.unzipped_size * copies));
+        let created = match fits {
             Ok(()) => {
                 let judge = |found: Option<&Function>| match found {
                     Some(_) => Err(exists()),
@@ -102,7 +105,10 @@ impl ControlPlane {
                 };
                 self.mutate(&name, Some(guard), judge).await
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                drop(guard);
+                Err(error)
+            }
         };
         match created.map(|mutation| mutation.after) {
             Ok(Some(function)) => {
@@ -268,8 +274,4 @@ pub(crate) fn publish_latest(function: &mut Function, description: Option<&str>)
 
 pub(crate) fn revision_id() -> String {
     Uuid::new_v4().to_string()
-}
-
-fn missing_code() -> ApiError {
-    ApiError::invalid_parameter_value("Please provide a source for function code.")
 }

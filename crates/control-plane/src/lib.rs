@@ -16,6 +16,7 @@ mod concurrency;
 mod durable;
 mod functions;
 pub mod keys;
+mod layers;
 pub mod mappings;
 pub mod objects;
 mod page;
@@ -29,7 +30,6 @@ mod runtime;
 mod scoped;
 pub mod sessions;
 mod settings;
-#[allow(dead_code, reason = "some of it waits for layers")]
 mod shelf;
 mod tables;
 mod update;

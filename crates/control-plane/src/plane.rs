@@ -14,8 +14,9 @@ use store::{Blobs, CommitError, Digest, Metadata, StoreError};
 
 use crate::mappings::Mappings;
 use crate::objects::Objects;
-use crate::record::{Function, FunctionVersion, VersionId};
+use crate::record::{Function, FunctionVersion, Layer, VersionId};
 use crate::roles::Roles;
+use crate::shelf::Shelf;
 use crate::tables::{self, OpenError, Stored};
 
 /// Writers of different functions wait for each other only when their names share one of these.
@@ -76,6 +77,7 @@ pub(crate) struct Inner {
     pub objects: Arc<dyn Objects>,
     metadata: Arc<dyn Metadata>,
     roles: Roles,
+    pub layers: Shelf<Layer>,
     pub mappings: Mappings,
     functions: RwLock<BTreeMap<String, Stored>>,
     stripes: Vec<Arc<tokio::sync::Mutex<()>>>,
@@ -110,6 +112,7 @@ impl ControlPlane {
     ) -> Result<Self, OpenError> {
         let functions = tables::load(metadata.as_ref()).await?;
         let roles = Roles::open(Arc::clone(&metadata), settings.account_id.clone()).await?;
+        let layers = Shelf::open(Arc::clone(&metadata), tables::LAYERS).await?;
         let mappings = Mappings::open(Arc::clone(&metadata)).await?;
         let inner = Inner {
             realm: Realm { region: settings.region, account: settings.account_id },
@@ -118,6 +121,7 @@ impl ControlPlane {
             objects: settings.objects,
             metadata,
             roles,
+            layers,
             mappings,
             functions: RwLock::new(functions),
             stripes: (0..STRIPES).map(|_| Arc::default()).collect(),
@@ -264,7 +268,7 @@ impl ControlPlane {
         Ok(Mutation { before, after })
     }
 
-    /// Removes the blobs among `candidates` that no function refers to any more.
+    /// Removes the blobs among `candidates` that no function and no layer refers to any more.
     pub(crate) async fn collect_blobs(&self, candidates: HashSet<Digest>) {
         if candidates.is_empty() {
             return;
@@ -341,7 +345,8 @@ impl Inner {
         let _alone = self.blob_gate.write().await;
         let unused: Vec<Digest> = {
             let functions = self.read();
-            let used: HashSet<Digest> = functions.values().flat_map(|stored| stored.function.digests()).collect();
+            let mut used: HashSet<Digest> = functions.values().flat_map(|stored| stored.function.digests()).collect();
+            used.extend(self.layers.all().iter().flat_map(|(_, layer)| layer.digests().collect::<Vec<_>>()));
             candidates.difference(&used).copied().collect()
         };
         for digest in unused {

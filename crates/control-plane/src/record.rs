@@ -9,6 +9,7 @@
 //! ```
 
 mod attached;
+mod layer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use time::macros::format_description;
 use crate::objects::ObjectRef;
 
 pub use self::attached::{Alias, Attached, ProvisionedSetting, Scope, Weight};
+pub use self::layer::{Layer, LayerVersion};
 
 /// A moment, in milliseconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

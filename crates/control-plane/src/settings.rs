@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use aws_model::{ApiError, types};
 
+use crate::plane::ControlPlane;
 use crate::record::{Architecture, FunctionSettings, LogFormat, Logging, Variables, Vpc};
 use crate::runtime;
 
@@ -12,7 +13,6 @@ const MOST_MEMORY_MIB: i32 = 10_240;
 const LONGEST_TIMEOUT_SECS: i32 = 900;
 /// Bytes of all variables as one JSON object.
 const MOST_ENVIRONMENT: usize = 4_096;
-const MOST_LAYERS: usize = 5;
 const MOST_TAGS: usize = 50;
 
 /// Variables that Lambda sets itself.
@@ -54,8 +54,8 @@ pub(crate) fn unsupported(used: bool, what: &str) -> Result<(), ApiError> {
 
 /// The settings of a new function.
 pub(crate) fn of_create(
+    plane: &ControlPlane,
     name: &str,
-    region: &str,
     request: &types::CreateFunctionRequest,
 ) -> Result<FunctionSettings, ApiError> {
     let image = request.package_type.as_deref() == Some("Image")
@@ -92,19 +92,19 @@ pub(crate) fn of_create(
         snap_start: false,
         layers: Vec::new(),
     };
-    apply(defaults, region, Change::of_create(request))
+    apply(plane, defaults, Change::of_create(request))
 }
 
 /// The settings after an update: what the request names is replaced, the rest stays.
 pub(crate) fn of_update(
+    plane: &ControlPlane,
     current: &FunctionSettings,
-    region: &str,
     request: &types::UpdateFunctionConfigurationRequest,
 ) -> Result<FunctionSettings, ApiError> {
     unsupported(request.image_config.is_some(), "ImageConfig")?;
     unsupported(request.capacity_provider_config.is_some(), "CapacityProviderConfig")?;
     unsupported(request.durable_config.is_some(), "DurableConfig")?;
-    apply(current.clone(), region, Change::of_update(request))
+    apply(plane, current.clone(), Change::of_update(request))
 }
 
 /// The architecture that a request names; the shape allows one.
@@ -166,7 +166,11 @@ impl<'a> Change<'a> {
     }
 }
 
-fn apply(mut settings: FunctionSettings, region: &str, change: Change<'_>) -> Result<FunctionSettings, ApiError> {
+fn apply(
+    plane: &ControlPlane,
+    mut settings: FunctionSettings,
+    change: Change<'_>,
+) -> Result<FunctionSettings, ApiError> {
     unsupported(change.file_systems, "FileSystemConfigs")?;
     if let Some(runtime) = change.runtime {
         runtime::check(runtime)?;
@@ -186,7 +190,9 @@ fn apply(mut settings: FunctionSettings, region: &str, change: Change<'_>) -> Re
         check_variables(&variables)?;
         settings.environment = Some(Variables(variables));
     }
-    check_layers(change.layers.unwrap_or_default(), region)?;
+    if let Some(layers) = change.layers {
+        settings.layers = plane.layer_uses(layers)?;
+    }
     if let Some(logging) = change.logging {
         settings.logging = merge_logging(&settings.logging, logging)?;
     }
@@ -251,25 +257,6 @@ fn check_variables(variables: &BTreeMap<String, String>) -> Result<(), ApiError>
         )));
     }
     Ok(())
-}
-
-fn check_layers(layers: &[String], region: &str) -> Result<(), ApiError> {
-    if layers.len() > MOST_LAYERS {
-        return Err(ApiError::invalid_parameter_value(format!("Cannot reference more than {MOST_LAYERS} layers.")));
-    }
-    for arn in layers {
-        // arn:PARTITION:lambda:REGION:ACCOUNT:layer:NAME:VERSION; the shape has checked the form.
-        if arn.split(':').nth(3).is_some_and(|theirs| theirs != region) {
-            return Err(ApiError::invalid_parameter_value(format!(
-                "Layers are not in the same region as the function. Layers are expected to be in region {region}."
-            )));
-        }
-    }
-    // No layer can have been published yet.
-    match layers.first() {
-        Some(arn) => Err(ApiError::invalid_parameter_value(format!("Layer version {arn} does not exist."))),
-        None => Ok(()),
-    }
 }
 
 fn merge_logging(current: &Logging, request: &types::LoggingConfig) -> Result<Logging, ApiError> {

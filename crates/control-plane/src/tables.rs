@@ -14,6 +14,7 @@ use crate::record::{Attached, Function, FunctionVersion, VersionId};
 pub(crate) const FUNCTIONS: &str = "functions";
 pub(crate) const VERSIONS: &str = "versions";
 pub(crate) const ROLES: &str = "roles";
+pub(crate) const LAYERS: &str = "layers";
 
 /// The tables could not be loaded.
 #[derive(Debug, thiserror::Error)]

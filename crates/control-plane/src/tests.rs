@@ -4,6 +4,7 @@ mod aliases;
 mod concurrency;
 mod durability;
 mod functions;
+mod layers;
 mod mappings;
 mod model;
 mod objects;

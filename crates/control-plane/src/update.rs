@@ -99,6 +99,7 @@ impl ControlPlane {
             next.code = code;
             next.reference = reference;
             next.settings.architecture = architecture.unwrap_or(latest.settings.architecture);
+            self.check_unzipped(&next.code, &next.settings.layers)?;
             Ok(next)
         };
         if dry_run {
@@ -122,7 +123,10 @@ impl ControlPlane {
                 };
                 self.mutate(&target.name, guard, judge).await
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                drop(guard);
+                Err(error)
+            }
         };
         // The old package is still in use; the new one is not if the change was refused.
         let Some(function) = outcome.map(|mutation| mutation.after).transpose() else {
@@ -160,16 +164,17 @@ impl ControlPlane {
         if target.account != self.realm().account {
             return Err(self.not_found(&target));
         }
+        let guard = self.keep_blobs().await;
         let judge = |found: Option<&Function>| {
             let function = found.ok_or_else(|| self.not_found(&target))?;
             check_revision(function, request.revision_id.as_deref())?;
-            let region = &self.realm().region;
             // Judged first: a request that is wrong in itself is answered so, even while an update is in progress.
-            let settings = settings::of_update(&function.latest.settings, region, request)?;
+            let settings = settings::of_update(self, &function.latest.settings, request)?;
+            self.check_unzipped(&function.latest.code, &settings.layers)?;
             check_idle(function)?;
             changed(function, now, |latest| Ok(FunctionVersion { settings, ..latest.clone() })).map(Some)
         };
-        let Some(function) = self.mutate(&target.name, None, judge).await?.after else {
+        let Some(function) = self.mutate(&target.name, Some(guard), judge).await?.after else {
             return Err(ApiError::service("The function was not updated."));
         };
         Ok(Accepted {

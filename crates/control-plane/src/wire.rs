@@ -4,7 +4,7 @@ use aws_model::arn::Realm;
 use aws_model::types;
 
 use crate::code;
-use crate::record::{FunctionVersion, LogFormat, State, UpdateStatus};
+use crate::record::{FunctionVersion, LayerUse, LogFormat, State, UpdateStatus};
 use crate::runtime;
 
 /// Where the reason of a state is only that it has not ended yet.
@@ -90,6 +90,7 @@ pub(crate) fn listed(version: &FunctionVersion, form: ArnForm) -> types::Functio
             mode: Some(if settings.tracing_active { "Active" } else { "PassThrough" }.to_owned()),
         }),
         revision_id: Some(version.revision_id.clone()),
+        layers: Some(settings.layers.iter().map(layer).collect()).filter(|layers: &Vec<_>| !layers.is_empty()),
         package_type: Some("Zip".to_owned()),
         architectures: Some(vec![settings.architecture.name().to_owned()]),
         ephemeral_storage: Some(types::EphemeralStorage { size: Some(int(settings.ephemeral_mib)) }),
@@ -105,6 +106,14 @@ pub(crate) fn listed(version: &FunctionVersion, form: ArnForm) -> types::Functio
             log_group: Some(settings.logging.group.clone()),
         }),
         ..types::FunctionConfiguration::default()
+    }
+}
+
+fn layer(layer: &LayerUse) -> types::Layer {
+    types::Layer {
+        arn: Some(layer.arn.clone()),
+        code_size: Some(i64::try_from(layer.code.size).unwrap_or(i64::MAX)),
+        ..types::Layer::default()
     }
 }
 

@@ -98,7 +98,7 @@ impl Server {
             control_plane,
             workers: workers.clone(),
             logs: logs.clone(),
-            package_path: Arc::new(move |version| blobs.path(&version.code.digest)),
+            package_path: Arc::new(move |code| blobs.path(&code.digest)),
             keys: keys.clone(),
             sessions,
         };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_model::ApiError;
-use control_plane::record::{FunctionVersion, Timestamp, VersionId};
+use control_plane::record::{Code, FunctionVersion, Timestamp, VersionId};
 use control_plane::sessions::Sessions;
 use control_plane::{ControlPlane, Failure, FailureCode, LiveConcurrency, Provision, Work};
 use telemetry::LogStore;
@@ -111,9 +111,9 @@ impl App {
         }
     }
 
-    /// The zip archive of a version on this host.
-    pub(crate) fn package(&self, version: &FunctionVersion) -> Result<PathBuf, ApiError> {
-        self.specs.builder().package(version).map_err(|error| ApiError::service(error.to_string()))
+    /// The zip archive, on this host, of what has this ARN.
+    pub(crate) fn package(&self, code: &Code, arn: &str) -> Result<PathBuf, ApiError> {
+        self.specs.builder().package(code, arn).map_err(|error| ApiError::service(error.to_string()))
     }
 
     /// What is really there of a version's provisioned concurrency.

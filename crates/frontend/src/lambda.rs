@@ -7,6 +7,7 @@ mod concurrency;
 mod durable;
 mod functions;
 mod invoke;
+mod layers;
 pub(crate) mod mappings;
 mod payload;
 mod permissions;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use aws_model::{ApiError, Labels, Operation, Routed, route};
 use bytes::Bytes;
-use hyper::header::HeaderMap;
+use hyper::header::{HOST, HeaderMap};
 use hyper::{Request, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -48,6 +49,12 @@ impl Input {
         aws_model::decode(self.operation, &self.labels, self.query.as_deref(), header, &self.body)
     }
 
+    /// How the caller reached this server: what links in answers begin with.
+    fn base(&self) -> String {
+        let host = self.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+        format!("http://{host}")
+    }
+
     /// The operation's output with its status.
     fn answer(&self, output: &impl Serialize) -> Reply {
         let status = StatusCode::from_u16(self.operation.success_status()).unwrap_or(StatusCode::OK);
@@ -74,7 +81,7 @@ pub(crate) async fn dispatch(app: &Arc<App>, request: Request<RequestBody>, requ
 /// Largest body that an operation takes, in bytes.
 pub(crate) fn body_limit(operation: Operation) -> u64 {
     match operation {
-        Operation::CreateFunction | Operation::UpdateFunctionCode => MAX_CODE_BODY,
+        Operation::CreateFunction | Operation::UpdateFunctionCode | Operation::PublishLayerVersion => MAX_CODE_BODY,
         _ => MAX_BODY,
     }
 }
@@ -143,6 +150,15 @@ async fn operate(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
         Operation::DeleteProvisionedConcurrencyConfig => provisioned::delete(app, input).await,
         Operation::GetAccountSettings => account::settings(app, input),
         // Layers
+        Operation::PublishLayerVersion => layers::publish(app, input).await,
+        Operation::GetLayerVersion => layers::get(app, input),
+        Operation::GetLayerVersionByArn => layers::get_by_arn(app, input),
+        Operation::ListLayers => layers::list(app, input),
+        Operation::ListLayerVersions => layers::list_versions(app, input),
+        Operation::DeleteLayerVersion => layers::delete(app, input).await,
+        Operation::AddLayerVersionPermission => layers::add_permission(app, input).await,
+        Operation::RemoveLayerVersionPermission => layers::remove_permission(app, input).await,
+        Operation::GetLayerVersionPolicy => layers::get_policy(app, input),
 
         // Permissions
         Operation::AddPermission => permissions::add(app, input).await,

@@ -1,8 +1,10 @@
 //! Firelet's own paths below `/_firelet/`: what its command line asks the server for.
 
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
+use aws_model::ApiError;
 use bytes::Bytes;
 use control_plane::record::{FunctionVersion, State, VersionId};
 use hyper::header::HeaderValue;
@@ -42,6 +44,7 @@ pub(crate) async fn dispatch(app: &App, request: Request<RequestBody>) -> Reply 
         "environments" => environments(app),
         "metrics" => metrics(app),
         path if path.starts_with("code/") => code(app, &path["code/".len()..]).await,
+        path if path.starts_with("layer/") => layer(app, &path["layer/".len()..]).await,
         "logs/follow" => {
             let query = request.uri().query().unwrap_or_default();
             let group =
@@ -53,7 +56,7 @@ pub(crate) async fn dispatch(app: &App, request: Request<RequestBody>) -> Reply 
         }
         _ => problem(
             StatusCode::NOT_FOUND,
-            "no such path; /_firelet/ has health, functions, environments, metrics, code and logs/follow",
+            "no such path; /_firelet/ has health, functions, environments, metrics, code, layer and logs/follow",
         ),
     }
 }
@@ -144,10 +147,29 @@ async fn code(app: &App, path: &str) -> Reply {
             "$LATEST" => VersionId::Latest,
             number => VersionId::Number(number.parse().ok()?),
         };
-        Some(app.package(function.version(id)?))
+        let version = function.version(id)?;
+        Some(app.package(&version.code, &version.qualified_arn()))
     });
+    archive(package, "no such function version").await
+}
+
+/// Path of [`layer`] for a layer version, for `Content.Location`.
+pub(crate) fn layer_path(name: &str, version: u64) -> String {
+    format!("{PREFIX}layer/{name}/{version}")
+}
+
+/// The zip archive of a layer version: `layer/NAME/VERSION`.
+async fn layer(app: &App, path: &str) -> Reply {
+    let package = path.split_once('/').and_then(|(name, version)| {
+        let code = app.control_plane.layer_code(name, version.parse().ok()?)?;
+        Some(app.package(&code, path))
+    });
+    archive(package, "no such layer version").await
+}
+
+async fn archive(package: Option<Result<PathBuf, ApiError>>, absent: &str) -> Reply {
     match package {
-        None => problem(StatusCode::NOT_FOUND, "no such function version"),
+        None => problem(StatusCode::NOT_FOUND, absent),
         Some(Err(error)) => api_error(&error),
         Some(Ok(path)) => match tokio::fs::read(&path).await {
             Ok(archive) => reply::reply(StatusCode::OK, ZIP, archive),

@@ -28,7 +28,7 @@ struct Known {
     spec: Arc<EnvironmentSpec>,
 }
 
-/// A version whose code is not on this host.
+/// A package that is not on this host.
 #[derive(Debug, thiserror::Error)]
 #[error("the code package of {0} is not kept in files on this host")]
 pub(crate) struct NoPackage(pub(crate) String);

@@ -6,7 +6,6 @@ use std::time::SystemTime;
 use aws_model::ApiError;
 use control_plane::Accepted;
 use control_plane::record::{Timestamp, VersionId};
-use hyper::header::HOST;
 
 use super::{Input, concurrency};
 use crate::app::App;
@@ -29,8 +28,7 @@ pub(super) async fn update_configuration(app: &Arc<App>, input: &Input) -> Resul
 }
 
 pub(super) fn get(app: &App, input: &Input) -> Result<Reply, ApiError> {
-    let host = input.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let location = |version: &_| format!("http://{host}{}", app.link(&local::code_path(version)));
+    let location = |version: &_| format!("{}{}", input.base(), app.link(&local::code_path(version)));
     Ok(input.answer(&app.control_plane.get_function(&input.decode()?, location)?))
 }
 

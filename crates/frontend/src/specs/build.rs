@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use aws_model::types::GetFunctionConfigurationRequest;
 use control_plane::ControlPlane;
-use control_plane::record::{FunctionVersion, LogFormat};
+use control_plane::record::{Code, FunctionVersion, LogFormat};
 use worker::{CodeRef, EnvironmentSpec, LogSettings, VersionKey};
 
 use super::{Build, NoPackage};
 
-/// Finds the zip archive of a version on this host; `None` when its bytes are not in a file here.
-pub type PackagePath = Arc<dyn Fn(&FunctionVersion) -> Option<PathBuf> + Send + Sync>;
+/// Finds a zip archive on this host; `None` when its bytes are not in a file here.
+pub type PackagePath = Arc<dyn Fn(&Code) -> Option<PathBuf> + Send + Sync>;
 
 /// Builds specifications from records.
 pub(crate) struct Builder {
@@ -25,9 +25,13 @@ impl Builder {
         Self { control_plane, package_path }
     }
 
-    /// The zip archive of a version.
-    pub(crate) fn package(&self, version: &FunctionVersion) -> Result<PathBuf, NoPackage> {
-        (self.package_path)(version).ok_or_else(|| NoPackage(version.qualified_arn()))
+    /// The zip archive of what has this ARN.
+    pub(crate) fn package(&self, code: &Code, arn: &str) -> Result<PathBuf, NoPackage> {
+        (self.package_path)(code).ok_or_else(|| NoPackage(arn.to_owned()))
+    }
+
+    fn code(&self, code: &Code, arn: &str) -> Result<CodeRef, NoPackage> {
+        Ok(CodeRef { digest: code.digest.to_string(), path: self.package(code, arn)? })
     }
 
     /// The ARN that the API shows for the version's runtime, if it shows one for this content.
@@ -52,6 +56,7 @@ impl Build for Builder {
                 (worker::LogFormat::Json, Some(application_level.clone()), Some(system_level.clone()))
             }
         };
+        let layers = settings.layers.iter().map(|layer| self.code(&layer.code, &layer.arn));
         Ok(EnvironmentSpec {
             key,
             function_name: version.function.clone(),
@@ -62,8 +67,8 @@ impl Build for Builder {
             runtime: settings.runtime.clone(),
             runtime_version_arn: self.runtime_version_arn(version),
             handler: settings.handler.clone(),
-            code: CodeRef { digest: version.code.digest.to_string(), path: self.package(version)? },
-            layers: Vec::new(),
+            code: self.code(&version.code, &version.qualified_arn())?,
+            layers: layers.collect::<Result<_, _>>()?,
             environment: settings.environment.as_ref().map(|variables| variables.0.clone()).unwrap_or_default(),
             memory_mb: settings.memory_mib,
             timeout: Duration::from_secs(u64::from(settings.timeout_secs)),
