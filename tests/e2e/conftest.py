@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from elsewhere import Elsewhere  # noqa: E402
 from server import Server, binary  # noqa: E402
 
 
@@ -27,6 +28,14 @@ def pytest_sessionstart(session):
 def firelet():
     """The Firelet that most tests share."""
     server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def elsewhere():
+    """The S3, IAM, STS and Logs that tests point Firelet at."""
+    server = Elsewhere()
     yield server
     server.close()
 

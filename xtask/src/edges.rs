@@ -11,11 +11,13 @@ use serde::Deserialize;
 
 /// Every crate of the workspace and the crates of ours that it may depend on.
 const ALLOWED: &[(&str, &[&str])] = &[
+    ("aws-client", &["aws-model"]),
     ("aws-model", &[]),
     ("control-plane", &["aws-model", "image", "store"]),
     (
         "firelet",
         &[
+            "aws-client",
             "aws-model",
             "control-plane",
             "frontend",
@@ -29,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "worker-manager",
         ],
     ),
-    ("frontend", &["aws-model", "control-plane", "telemetry", "worker", "worker-manager"]),
+    ("frontend", &["aws-client", "aws-model", "control-plane", "telemetry", "worker", "worker-manager"]),
     ("guest", &["runtime-api"]),
     ("harness", &[]),
     ("image", &[]),

@@ -42,11 +42,14 @@ impl fmt::Debug for FetchedObject {
     }
 }
 
+/// An object on its way.
+pub type Fetching<'a> = BoxFuture<'a, Result<FetchedObject, ObjectError>>;
+
 /// Fetches code packages from S3. Called from request handlers of create, update and layer publication, at any time and
 /// for the same object too, after the request's other parts were found to be right.
 pub trait Objects: Send + Sync + fmt::Debug {
     /// Reads an object of at most `limit` bytes; of a larger one no more than that is read.
-    fn fetch<'a>(&'a self, object: &'a ObjectRef, limit: u64) -> BoxFuture<'a, Result<FetchedObject, ObjectError>>;
+    fn fetch<'a>(&'a self, object: &'a ObjectRef, limit: u64) -> Fetching<'a>;
 }
 
 /// Why an object could not be fetched.
@@ -113,7 +116,7 @@ impl ObjectError {
 pub struct NoObjects;
 
 impl Objects for NoObjects {
-    fn fetch<'a>(&'a self, _: &'a ObjectRef, _: u64) -> BoxFuture<'a, Result<FetchedObject, ObjectError>> {
+    fn fetch<'a>(&'a self, _: &'a ObjectRef, _: u64) -> Fetching<'a> {
         Box::pin(std::future::ready(Err(ObjectError::Unconfigured)))
     }
 }

@@ -132,10 +132,10 @@ pub struct ServeOptions {
     /// How the server's own log is written. [default: text]
     #[arg(long, value_enum)]
     pub log_format: Option<LogFormat>,
-    /// Twelve digits: the account in every ARN. [default: 000000000000]
+    /// Twelve digits: the account in every ARN. [default: AWS_ACCOUNT_ID, else 000000000000]
     #[arg(long, value_name = "ID")]
     pub account_id: Option<String>,
-    /// The region in every ARN. [default: us-east-1]
+    /// The region in every ARN. [default: AWS_REGION or AWS_DEFAULT_REGION, else us-east-1]
     #[arg(long, value_name = "REGION")]
     pub region: Option<String>,
     /// Refuse a runtime whose exact version is not installed, instead of serving it with the nearest one.

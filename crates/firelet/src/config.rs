@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::aws::{self, AwsSettings, EndpointSettings};
 use crate::cli::{Auth, Isolation, LogFormat, Network, ServeOptions};
 
 /// Everything that `firelet serve` can be told. Unknown keys in a file are refused.
@@ -27,9 +28,9 @@ pub struct Config {
     pub network: Network,
     /// How the server's own log is written. Default: text.
     pub log_format: LogFormat,
-    /// Twelve digits: the account in every ARN. Default: 000000000000.
+    /// Twelve digits: the account in every ARN. Default: AWS_ACCOUNT_ID of the environment, else 000000000000.
     pub account_id: String,
-    /// The region in every ARN. Default: us-east-1.
+    /// The region in every ARN. Default: AWS_REGION or AWS_DEFAULT_REGION of the environment, else us-east-1.
     pub region: String,
     /// Refuse a runtime whose exact version is not installed. Default: false.
     pub strict_runtimes: bool,
@@ -51,6 +52,11 @@ pub struct Config {
     pub nat: Nat,
     /// What microVMs are made of.
     pub microvm: MicroVm,
+    /// Services that are kept elsewhere: `s3`, `sqs`, `sns`, `kinesis`, `dynamodb_streams`, `logs`, `iam`, `sts`, `ecr`. A URL,
+    /// `"aws"` for AWS itself, or `""` for none. Default: AWS's variables, such as AWS_ENDPOINT_URL_S3.
+    pub endpoints: EndpointSettings,
+    /// With what these are called.
+    pub aws: AwsSettings,
 }
 
 /// Settings of `isolation = "microvm"`.
@@ -99,6 +105,8 @@ impl Default for Config {
             log_retention_days: 0,
             nat: Nat::default(),
             microvm: MicroVm::default(),
+            endpoints: EndpointSettings::new(),
+            aws: AwsSettings::default(),
         }
     }
 }
@@ -119,17 +127,31 @@ impl Config {
     /// The settings in force for a command line.
     pub fn load(options: &ServeOptions) -> anyhow::Result<Self> {
         let mut config = match &options.config {
-            Some(path) => Self::read(path)?,
-            None => Self::default(),
+            Some(path) => Self::read(path, aws::variable)?,
+            None => Self::from_toml("", aws::variable)?,
         };
         config.apply(options);
         config.check()?;
         Ok(config)
     }
 
-    fn read(path: &Path) -> anyhow::Result<Self> {
+    fn read(path: &Path, look: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
+        Self::from_toml(&text, look).with_context(|| format!("{} is not a valid configuration", path.display()))
+    }
+
+    /// What the text leaves open of region and account is as AWS's variables say.
+    fn from_toml(text: &str, look: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
+        let mut config: Self = toml::from_str(text)?;
+        let said: toml::Table = toml::from_str(text)?;
+        let (region, account_id) = aws::realm(look);
+        if let Some(region) = region.filter(|_| !said.contains_key("region")) {
+            config.region = region;
+        }
+        if let Some(account_id) = account_id.filter(|_| !said.contains_key("account_id")) {
+            config.account_id = account_id;
+        }
+        Ok(config)
     }
 
     fn apply(&mut self, options: &ServeOptions) {
@@ -218,6 +240,27 @@ mod tests {
         assert_eq!(config.account_id, "123456789012");
         assert_eq!(config.nat.host_ports, [5432]);
         assert_eq!(config.idle_timeout_secs, 600);
+    }
+
+    #[test]
+    fn region_and_account_of_the_environment_stand_behind_the_file() {
+        let look = |name: &str| match name {
+            "AWS_DEFAULT_REGION" => Some("eu-west-1".to_owned()),
+            "AWS_ACCOUNT_ID" => Some("111122223333".to_owned()),
+            _ => None,
+        };
+        let config = Config::from_toml("", look).unwrap();
+        assert_eq!((config.region.as_str(), config.account_id.as_str()), ("eu-west-1", "111122223333"));
+        let config = Config::from_toml("region = 'us-west-2'", look).unwrap();
+        assert_eq!((config.region.as_str(), config.account_id.as_str()), ("us-west-2", "111122223333"));
+    }
+
+    #[test]
+    fn endpoints_have_the_names_of_services() {
+        let config = Config::from_toml("[endpoints]\ns3 = 'http://127.0.0.1:1'\nlogs = 'aws'", |_| None).unwrap();
+        assert_eq!(config.endpoints[&aws_client::Service::S3], "http://127.0.0.1:1");
+        let error = Config::from_toml("[endpoints]\nsimple_storage = 'x'", |_| None).unwrap_err();
+        assert!(format!("{error:#}").contains("simple_storage"), "{error:#}");
     }
 
     #[test]

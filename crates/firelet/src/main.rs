@@ -1,5 +1,6 @@
 //! The `firelet` binary: parses the command line, runs the command, turns its error into an exit code.
 
+mod aws;
 mod cli;
 mod client;
 mod command;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use control_plane::objects::NoObjects;
+use aws_client::logs::{Event, Writer};
+use aws_client::{Client, Service};
+use control_plane::objects::{NoObjects, Objects};
 use control_plane::sessions::Sessions;
 use control_plane::{ControlPlane, Limits, Settings};
-use frontend::{Deps, Frontend};
+use frontend::{Deps, Frontend, S3Objects};
 use runtimes::Catalog;
 use sandbox::Backend;
 use sandbox::host::Loss;
@@ -21,10 +23,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use worker::Worker;
 use worker_manager::WorkerManager;
 
+use crate::aws;
 use crate::cli::{Auth, LogFormat, Network, ServeOptions};
 use crate::config::Config;
 use crate::isolation::{self, Chosen};
 use crate::secrets::Secrets;
+
+/// Bytes of log events that may wait for the Logs endpoint.
+const MOST_WAITING_LOGS: usize = 32 << 20;
 
 /// How long requests in flight may go on after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -49,6 +55,8 @@ pub struct Server {
     frontend: Frontend,
     workers: WorkerManager,
     logs: LogStore,
+    log_writer: Option<Writer>,
+    upstream: Option<Client>,
     isolation: String,
     losses: Vec<Loss>,
     runtimes: Vec<String>,
@@ -72,7 +80,12 @@ impl Server {
         let metadata = Arc::new(SqliteMetadata::open(data.join("metadata.db"))?);
         let blobs = Arc::new(FileBlobs::open(data.join("blobs"))?);
         let retention_days = (config.log_retention_days > 0).then_some(config.log_retention_days);
-        let logs = LogStore::open(data.join("logs.db"), LogOptions { retention_days, ..LogOptions::default() })?;
+        let upstream = aws::client(config)?;
+        let log_writer = upstream.as_ref().filter(|client| client.endpoints().get(Service::Logs).is_some());
+        let log_writer = log_writer.map(|client| Writer::start(client.clone(), MOST_WAITING_LOGS));
+        let mirror = log_writer.clone().map(mirror);
+        let logs = LogOptions { retention_days, mirror, ..LogOptions::default() };
+        let logs = LogStore::open(data.join("logs.db"), logs)?;
         let catalog = Catalog::discover(&config.runtimes());
         let mut runtimes: Vec<String> =
             catalog.list().iter().filter(|r| r.unavailable.is_none()).map(|r| r.serves.clone()).collect();
@@ -87,11 +100,15 @@ impl Server {
                 ..worker_manager::Options::default()
             },
         );
+        let objects: Arc<dyn Objects> = match &upstream {
+            Some(client) => Arc::new(S3Objects::new(client.clone(), data)),
+            None => Arc::new(NoObjects),
+        };
         let settings = Settings {
             account_id: config.account_id.clone(),
             region: config.region.clone(),
             limits: Limits { concurrent_executions: config.account_concurrency, ..Limits::default() },
-            objects: Arc::new(NoObjects),
+            objects,
         };
         let control_plane = ControlPlane::open(metadata, Arc::clone(&blobs) as Arc<dyn Blobs>, settings).await?;
         let deps = Deps {
@@ -101,6 +118,8 @@ impl Server {
             package_path: Arc::new(move |code| blobs.path(&code.digest)),
             keys: keys.clone(),
             sessions,
+            upstream: upstream.clone(),
+            log_writer: log_writer.clone(),
         };
         let listen = config.listen;
         let options = frontend::Options { listen, drain: DRAIN };
@@ -113,7 +132,8 @@ impl Server {
             }
         };
         let url = format!("http://{}", frontend.local_addr().context("the listening socket has no address")?);
-        Ok(Self { frontend, workers, logs, isolation, losses, runtimes, url, keys: keys.map(|keys| keys.len()) })
+        let keys = keys.map(|keys| keys.len());
+        Ok(Self { frontend, workers, logs, log_writer, upstream, isolation, losses, runtimes, url, keys })
     }
 
     /// Where it listens.
@@ -131,6 +151,12 @@ impl Server {
         let runtimes =
             if self.runtimes.is_empty() { "none but provided.*".to_owned() } else { self.runtimes.join(", ") };
         eprintln!("  runtimes   {runtimes} (`firelet runtimes` has more)");
+        if let Some(client) = &self.upstream {
+            let signed = if client.has_credentials() { "signed" } else { "not signed: no credentials" };
+            for (service, endpoint) in client.endpoints().iter() {
+                eprintln!("  {:<10} at {endpoint}, {signed}", service.name());
+            }
+        }
         for loss in &self.losses {
             eprintln!("  lost       {}; {}", loss.what, loss.remedy);
         }
@@ -158,9 +184,21 @@ impl Server {
         self.frontend.run(stop).await;
         self.workers.shutdown(DRAIN).await;
         self.logs.flush().await;
+        if let Some(writer) = &self.log_writer {
+            writer.finish(DRAIN).await;
+        }
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Gives a copy of every log event to the writer.
+fn mirror(writer: Writer) -> telemetry::logs::Mirror {
+    Arc::new(move |group, stream, events| {
+        let events = events.iter();
+        let events = events.map(|event| Event { timestamp_ms: event.timestamp_ms, message: event.message.clone() });
+        writer.append(group, stream, events);
+    })
 }
 
 /// The host of this process, and what it goes without on this machine.

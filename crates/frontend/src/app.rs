@@ -30,6 +30,10 @@ pub(crate) struct App {
     /// Absent where requests are not authenticated.
     pub(crate) auth: Option<Auth>,
     pub(crate) sessions: Arc<Sessions>,
+    /// Who calls services that are kept elsewhere.
+    pub(crate) upstream: Option<aws_client::Client>,
+    /// Who writes logs elsewhere too.
+    pub(crate) log_writer: Option<aws_client::logs::Writer>,
     specs: Specs,
     /// Held while the workers are told of a concurrency setting, so that the last word is the newest.
     telling: Mutex<()>,
@@ -39,7 +43,7 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(deps: Deps) -> Self {
-        let Deps { control_plane, workers, logs, package_path, keys, sessions } = deps;
+        let Deps { control_plane, workers, logs, package_path, keys, sessions, upstream, log_writer } = deps;
         let specs = Specs::new(Builder::new(control_plane.clone(), package_path));
         Self {
             control_plane,
@@ -48,6 +52,8 @@ impl App {
             started: Instant::now(),
             auth: keys.map(Auth::new),
             sessions,
+            upstream,
+            log_writer,
             specs,
             telling: Mutex::new(()),
             completed: watch::Sender::new(()),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use aws_client::Service;
 use aws_model::sigv4::Refused;
 use hyper::body::Incoming;
 use hyper::header::HeaderName;
@@ -13,7 +14,7 @@ use crate::auth::{Caller, Denial, Identity, Target};
 use crate::body::{self, BodyError, RequestBody};
 use crate::query::{Form, QueryError};
 use crate::reply::Reply;
-use crate::{iam, lambda, local, logs, query, sts};
+use crate::{iam, lambda, local, logs, query, sts, upstream};
 
 const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 
@@ -64,11 +65,16 @@ impl App {
     async fn side_service(&self, mut request: Request<RequestBody>, request_id: &str) -> Reply {
         let caller = request.extensions_mut().remove::<Caller>();
         let target = request.headers().get(TARGET).map(|value| value.to_str().unwrap_or_default().to_owned());
-        let body = match body::read(request.into_body(), MAX_SIDE_BODY).await {
+        let (head, body) = request.into_parts();
+        let body = match body::read(body, MAX_SIDE_BODY).await {
             Ok(body) => body,
             Err(error) => return unreadable(&error, target.is_some(), request_id),
         };
+        let upstream = |service| upstream::forward(self.upstream.as_ref(), service, &head, &body, request_id);
         if let Some(target) = target {
+            if let Some(reply) = upstream(Service::Logs).await {
+                return reply;
+            }
             return logs::dispatch(self, &target, &body).await;
         }
         let form = Form::parse(&String::from_utf8_lossy(&body));
@@ -79,8 +85,14 @@ impl App {
             return Denial::from(refused).reply(Target::Query, request_id);
         }
         match version {
-            sts::VERSION => sts::dispatch(self, action, request_id),
-            iam::VERSION => iam::dispatch(self, action, &form, request_id).await,
+            sts::VERSION => match upstream(Service::Sts).await {
+                Some(reply) => reply,
+                None => sts::dispatch(self, action, request_id),
+            },
+            iam::VERSION => match upstream(Service::Iam).await {
+                Some(reply) => reply,
+                None => iam::dispatch(self, action, &form, request_id).await,
+            },
             _ => QueryError::invalid_action(action, version).reply(query::IAM, request_id),
         }
     }

@@ -21,12 +21,15 @@ mod iam;
 mod lambda;
 mod local;
 mod logs;
+mod objects;
 mod query;
 mod reply;
 mod server;
 mod specs;
 mod sts;
+mod upstream;
 
+pub use objects::S3Objects;
 pub use server::{Frontend, Options};
 pub use specs::PackagePath;
 
@@ -44,4 +47,8 @@ pub struct Deps {
     pub keys: Option<control_plane::keys::KeyRing>,
     /// Makes and opens the session tokens of roles.
     pub sessions: std::sync::Arc<control_plane::sessions::Sessions>,
+    /// Who calls services that are kept elsewhere.
+    pub upstream: Option<aws_client::Client>,
+    /// Who writes logs elsewhere too.
+    pub log_writer: Option<aws_client::logs::Writer>,
 }

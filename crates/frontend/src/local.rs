@@ -193,10 +193,12 @@ fn metrics(app: &App) -> Reply {
     let text = format!(
         "# TYPE firelet_functions gauge\nfirelet_functions {}\n\
          # TYPE firelet_concurrent_executions gauge\nfirelet_concurrent_executions {}\n\
-         # TYPE firelet_uptime_seconds gauge\nfirelet_uptime_seconds {}\n",
+         # TYPE firelet_uptime_seconds gauge\nfirelet_uptime_seconds {}\n\
+         # TYPE firelet_log_events_lost_total counter\nfirelet_log_events_lost_total {}\n",
         app.control_plane.functions().len(),
         app.workers.concurrency(),
         app.started.elapsed().as_secs(),
+        app.log_writer.as_ref().map_or(0, aws_client::logs::Writer::lost),
     );
     reply::reply(StatusCode::OK, METRICS, text)
 }

@@ -58,7 +58,12 @@ pub struct LogOptions {
     /// Room on the disk that a file is on. Events are dropped and counted while less than a tenth of it is free, or less
     /// than 512 MiB on a large one: a function that floods its log would else take the disk from everybody.
     pub space: AskSpace,
+    /// Is shown all that is appended, before it is written here; must not wait. What clients put is not shown.
+    pub mirror: Option<Mirror>,
 }
+
+/// Takes a copy of what was appended to a stream of a group: names of the group and the stream, and the events.
+pub type Mirror = Arc<dyn Fn(&str, &str, &[LogEvent]) + Send + Sync>;
 
 /// Tells the room on the disk that a path is on; `None` where that cannot be told.
 pub type AskSpace = Arc<dyn Fn(&Path) -> Option<Space> + Send + Sync>;
@@ -100,6 +105,7 @@ impl Default for LogOptions {
                 i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
             }),
             space: Arc::new(Space::of),
+            mirror: None,
         }
     }
 }
@@ -209,6 +215,7 @@ struct Shared {
     path: PathBuf,
     queue: Arc<Queue>,
     followers: follow::Followers,
+    mirror: Option<Mirror>,
     /// Idle connections for queries.
     readers: Mutex<Vec<Connection>>,
     writer: Option<std::thread::JoinHandle<()>>,
@@ -237,6 +244,7 @@ impl LogStore {
     pub fn open(path: impl AsRef<Path>, options: LogOptions) -> Result<Self, OpenLogsError> {
         let path = path.as_ref().to_owned();
         let conn = schema::open(&path)?;
+        let mirror = options.mirror.clone();
         let queue = Arc::new(Queue::new(options));
         let writer = Writer::new(conn, queue.clone(), path.clone())
             .map_err(|source| OpenLogsError::Sqlite { path: path.clone(), source })?;
@@ -248,6 +256,7 @@ impl LogStore {
             path,
             queue,
             followers: follow::Followers::default(),
+            mirror,
             readers: Mutex::default(),
             writer: Some(writer),
         };
@@ -261,6 +270,9 @@ impl LogStore {
             return;
         }
         self.shared.followers.publish(group, stream, &events);
+        if let Some(mirror) = &self.shared.mirror {
+            mirror(group, stream, &events);
+        }
         self.shared.queue.append(group, stream, events);
     }
 

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use store::BoxFuture;
 
 use super::*;
-use crate::objects::{FetchedObject, ObjectError, ObjectRef, Objects};
+use crate::objects::{FetchedObject, Fetching, ObjectError, ObjectRef, Objects};
 
 /// The versions of the objects of every bucket; the last one is the current one. A bucket without versions has `None`.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +14,7 @@ struct Bucket(BTreeMap<String, Vec<Version>>);
 type Version = (Option<String>, Vec<u8>);
 
 impl Objects for Bucket {
-    fn fetch<'a>(&'a self, object: &'a ObjectRef, limit: u64) -> BoxFuture<'a, Result<FetchedObject, ObjectError>> {
+    fn fetch<'a>(&'a self, object: &'a ObjectRef, limit: u64) -> Fetching<'a> {
         let refuse = |code: &str, message: &str| {
             Err(ObjectError::Refused { code: code.to_owned(), message: message.to_owned() })
         };
