@@ -44,6 +44,14 @@ lab *checks:
 model *arguments:
     cargo run -q -p xtask -- model {{arguments}}
 
+# rewrites the table of the API's operations in docs/compatibility.md
+operations *arguments:
+    cargo run -q -p xtask -- operations {{arguments}}
+
+# prints what another botocore (default: the newest) would change of the service model
+model-diff *version:
+    scripts/model-diff {{version}}
+
 # runs one fuzz target for a minute (needs cargo-fuzz and a nightly toolchain)
 fuzz target seconds="60":
     cargo fuzz run --fuzz-dir fuzz {{target}} -- -max_total_time={{seconds}}

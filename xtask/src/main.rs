@@ -2,6 +2,7 @@
 
 mod edges;
 mod model;
+mod operations;
 
 use std::path::Path;
 
@@ -13,6 +14,7 @@ fn main() -> Result<()> {
     match arguments.first().map(String::as_str) {
         Some("edges") => edges::check(root),
         Some("model") => model::run(&arguments[1..]),
-        other => bail!("unknown chore {:?}; the chores are: edges, model", other.unwrap_or("")),
+        Some("operations") => operations::run(root, &arguments[1..]),
+        other => bail!("unknown chore {:?}; the chores are: edges, model, operations", other.unwrap_or("")),
     }
 }

@@ -1,8 +1,10 @@
 //! `cargo xtask model`: writes `crates/aws-model/src/generated` from botocore's description of Lambda.
 //!
 //! The description (`botocore/data/lambda/2015-03-31/service-2.json.gz`) comes with every botocore; its facts (names,
-//! members, constraints, statuses) are taken over, its documentation is not. `--check` compares instead of writing.
+//! members, constraints, statuses) are taken over, its documentation is not. `--check` compares instead of writing, `--diff` prints
+//! what would change, item by item.
 
+mod diff;
 mod emit;
 mod names;
 mod service;
@@ -17,18 +19,28 @@ use service::Service;
 /// Runs the chore with the arguments that follow `model`.
 pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     let mut from = None;
-    let mut check = false;
+    let (mut check, mut diff) = (false, false);
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         match argument.as_str() {
             "--from" => from = rest.next().map(PathBuf::from),
             "--check" => check = true,
-            other => bail!("unknown argument {other}: use --from <service-2.json[.gz]> and optionally --check"),
+            "--diff" => diff = true,
+            other => {
+                bail!("unknown argument {other}: use --from <service-2.json[.gz]> and optionally --check or --diff")
+            }
         }
     }
     let from = from.context("name the service description with --from <service-2.json[.gz]>")?;
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/aws-model/src/generated");
     let files = generate(&from)?;
+    if diff {
+        for (name, text) in &files {
+            let committed = std::fs::read_to_string(out.join(name)).with_context(|| format!("reading {name}"))?;
+            diff::changes(name, &committed, text).iter().for_each(|line| println!("{line}"));
+        }
+        return Ok(());
+    }
     if check {
         for (name, text) in &files {
             let committed = std::fs::read_to_string(out.join(name)).with_context(|| format!("reading {name}"))?;

@@ -10,7 +10,7 @@ impl ControlPlane {
     pub fn get_account_settings(&self) -> types::GetAccountSettingsResponse {
         let limits = self.limits();
         let size = |bytes: u64| Some(i64::try_from(bytes).unwrap_or(i64::MAX));
-        let functions = i64::try_from(self.functions().len()).unwrap_or(i64::MAX);
+        let functions = i64::try_from(self.function_count()).unwrap_or(i64::MAX);
         types::GetAccountSettingsResponse {
             account_limit: Some(types::AccountLimit {
                 total_code_size: size(limits.total_code),

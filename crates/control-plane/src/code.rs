@@ -205,10 +205,9 @@ impl ControlPlane {
     /// Unzipped bytes of every version of every function and of every layer.
     pub(crate) fn total_code(&self) -> u64 {
         let layers = self.inner.layers.all();
-        let layers = layers.iter().flat_map(|(_, layer)| layer.versions.values().map(|version| &version.code));
-        let functions = self.inner.read();
-        let functions = functions.values().flat_map(|stored| stored.function.records().map(|version| &version.code));
-        functions.chain(layers).map(|code| code.unzipped_size).fold(0, u64::saturating_add)
+        let layers =
+            layers.iter().flat_map(|(_, layer)| layer.versions.values().map(|version| version.code.unzipped_size));
+        layers.fold(self.inner.usage().code(), u64::saturating_add)
     }
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::aliases::check_unreferenced;
 use crate::code::{self, Source, Taken};
 use crate::objects::ObjectRef;
-use crate::page::page;
+use crate::page::{PAGE, marker, page};
 use crate::plane::ControlPlane;
 use crate::record::{Attached, Function, FunctionVersion, Scope, State, Timestamp, UpdateStatus, VersionId};
 use crate::settings;
@@ -173,7 +173,10 @@ impl ControlPlane {
         request: &types::ListFunctionsRequest,
     ) -> Result<types::ListFunctionsResponse, ApiError> {
         let all = request.function_version.as_deref() == Some("ALL");
-        let functions = self.functions();
+        let after = marker(request.marker.as_deref())?;
+        let from = after.as_deref().and_then(|key| key.split(' ').next()).unwrap_or_default();
+        // Each gives an item at least, but for the first, and one more item shows that there is a next page.
+        let functions = self.functions_from(from, PAGE + 2);
         let items = functions.iter().flat_map(|function| {
             let records = function.records().take(if all { usize::MAX } else { 1 });
             records.map(|version| {

@@ -33,6 +33,7 @@ mod settings;
 mod shelf;
 mod tables;
 mod update;
+mod usage;
 mod versions;
 mod wire;
 

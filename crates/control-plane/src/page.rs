@@ -24,7 +24,7 @@ pub(crate) fn page_of<T>(
     max_items: Option<i32>,
     cap: usize,
 ) -> Result<(Vec<T>, Option<String>), ApiError> {
-    let after = marker.filter(|marker| !marker.is_empty()).map(decode).transpose()?;
+    let after = self::marker(marker)?;
     let size = max_items.and_then(|max| usize::try_from(max).ok()).filter(|max| *max > 0).unwrap_or(cap).min(cap);
     let mut rest = items.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
     let mut last = None;
@@ -35,6 +35,11 @@ pub(crate) fn page_of<T>(
     }
     let next = last.filter(|_| rest.next().is_some()).map(|key| STANDARD.encode(key));
     Ok((taken, next))
+}
+
+/// The key of the last item of the page before.
+pub(crate) fn marker(marker: Option<&str>) -> Result<Option<String>, ApiError> {
+    marker.filter(|marker| !marker.is_empty()).map(decode).transpose()
 }
 
 fn decode(marker: &str) -> Result<String, ApiError> {

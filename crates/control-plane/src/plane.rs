@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use aws_model::ApiError;
 use aws_model::arn::{FunctionRef, Qualifier, Realm};
@@ -18,6 +19,7 @@ use crate::record::{Function, FunctionVersion, Layer, VersionId};
 use crate::roles::Roles;
 use crate::shelf::Shelf;
 use crate::tables::{self, OpenError, Stored};
+use crate::usage::Usage;
 
 /// Writers of different functions wait for each other only when their names share one of these.
 const STRIPES: usize = 64;
@@ -80,6 +82,8 @@ pub(crate) struct Inner {
     pub layers: Shelf<Layer>,
     pub mappings: Mappings,
     functions: RwLock<BTreeMap<String, Stored>>,
+    /// Of `functions`, and changed together with it.
+    usage: Mutex<Usage>,
     stripes: Vec<Arc<tokio::sync::Mutex<()>>>,
     hasher: BuildHasherDefault<DefaultHasher>,
     /// Held shared from storing a blob until something refers to it, and exclusively while unreferenced ones go.
@@ -123,6 +127,7 @@ impl ControlPlane {
             roles,
             layers,
             mappings,
+            usage: Mutex::new(Usage::of(functions.values().map(|stored| stored.function.as_ref()))),
             functions: RwLock::new(functions),
             stripes: (0..STRIPES).map(|_| Arc::default()).collect(),
             hasher: BuildHasherDefault::default(),
@@ -184,6 +189,18 @@ impl ControlPlane {
     /// Every function, in the order of their names.
     pub fn functions(&self) -> Vec<Arc<Function>> {
         self.inner.read().values().map(|stored| Arc::clone(&stored.function)).collect()
+    }
+
+    /// The functions from a name on, in the order of their names, at most `count`.
+    pub(crate) fn functions_from(&self, name: &str, count: usize) -> Vec<Arc<Function>> {
+        let functions = self.inner.read();
+        let range = functions.range::<str, _>((Bound::Included(name), Bound::Unbounded)).take(count);
+        range.map(|(_, stored)| Arc::clone(&stored.function)).collect()
+    }
+
+    /// How many functions there are.
+    pub fn function_count(&self) -> usize {
+        self.inner.read().len()
     }
 
     /// Waits until no removal of unused code packages is under way: the last thing before a server ends, and what must
@@ -324,19 +341,31 @@ impl Inner {
         let revisions = self.metadata.commit(batch).await.map_err(|error| commit_failed(name, &error))?;
         // The function's own document is the last write of the batch.
         let revision = revisions.last().copied().unwrap_or_default();
-        let mut functions = self.write();
-        match new {
-            Some(function) => drop(functions.insert(name.to_owned(), Stored { function, revision })),
-            None => drop(functions.remove(name)),
-        }
+        self.put(name, new.map(|function| Stored { function, revision }));
         Ok(())
+    }
+
+    /// Makes what is stored visible.
+    fn put(&self, name: &str, new: Option<Stored>) {
+        let added = new.as_ref().map(|stored| Arc::clone(&stored.function));
+        let mut functions = self.write();
+        let old = match new {
+            Some(stored) => functions.insert(name.to_owned(), stored),
+            None => functions.remove(name),
+        };
+        // While the table is held, so that the count never belongs to another state of it.
+        self.usage().replace(old.as_ref().map(|stored| stored.function.as_ref()), added.as_deref());
+    }
+
+    /// What all functions together hold. Not to be held while the table is asked for.
+    pub fn usage(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// After a commit whose outcome is open: memory follows the store again.
     async fn reload(&self, name: &str) {
         match tables::load_one(self.metadata.as_ref(), name).await {
-            Ok(Some(stored)) => drop(self.write().insert(name.to_owned(), stored)),
-            Ok(None) => drop(self.write().remove(name)),
+            Ok(stored) => self.put(name, stored),
             Err(error) => tracing::error!(function = name, %error, "cannot read a function back from the store"),
         }
     }
@@ -344,10 +373,10 @@ impl Inner {
     async fn collect_blobs(&self, candidates: HashSet<Digest>) {
         let _alone = self.blob_gate.write().await;
         let unused: Vec<Digest> = {
-            let functions = self.read();
-            let mut used: HashSet<Digest> = functions.values().flat_map(|stored| stored.function.digests()).collect();
-            used.extend(self.layers.all().iter().flat_map(|(_, layer)| layer.digests().collect::<Vec<_>>()));
-            candidates.difference(&used).copied().collect()
+            let layers = self.layers.all();
+            let layers: HashSet<Digest> = layers.iter().flat_map(|(_, layer)| layer.digests()).collect();
+            let usage = self.usage();
+            candidates.into_iter().filter(|digest| !usage.refers_to(digest) && !layers.contains(digest)).collect()
         };
         for digest in unused {
             if let Err(error) = self.blobs.delete(&digest).await {

@@ -11,6 +11,7 @@ mod objects;
 mod permissions;
 mod provisioned;
 mod updates;
+mod usage;
 mod versions;
 
 use std::io::{Cursor, Write};

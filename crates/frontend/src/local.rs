@@ -85,7 +85,7 @@ fn health(app: &App) -> Reply {
             version: env!("CARGO_PKG_VERSION"),
             region: &realm.region,
             account: &realm.account,
-            functions: app.control_plane.functions().len(),
+            functions: app.control_plane.function_count(),
             concurrency: app.workers.concurrency(),
             uptime_secs: app.started.elapsed().as_secs(),
         },
@@ -195,7 +195,7 @@ fn metrics(app: &App) -> Reply {
          # TYPE firelet_concurrent_executions gauge\nfirelet_concurrent_executions {}\n\
          # TYPE firelet_uptime_seconds gauge\nfirelet_uptime_seconds {}\n\
          # TYPE firelet_log_events_lost_total counter\nfirelet_log_events_lost_total {}\n",
-        app.control_plane.functions().len(),
+        app.control_plane.function_count(),
         app.workers.concurrency(),
         app.started.elapsed().as_secs(),
         app.log_writer.as_ref().map_or(0, aws_client::logs::Writer::lost),

@@ -1,5 +1,7 @@
 //! The benchmark: Firelet beside its peers in one run, printed as tables. `just bench` builds a release and starts it.
 //!
+//! `bench load` is apart from that: a control plane with thousands of functions.
+//!
 //! Everything that is compared is measured in the same run and interleaved, round by round, so that a noisy moment of the machine
 //! hits all sides. Times are a client's, from sending to the last byte of the answer, on a kept-open loopback connection.
 //!
@@ -9,6 +11,7 @@
 mod cold;
 mod facts;
 mod function;
+mod load;
 mod memory;
 mod peers;
 mod samples;
@@ -35,9 +38,15 @@ fn main() -> ExitCode {
     let result = match std::env::args().nth(1).as_deref() {
         _ if program.ends_with("bootstrap") => function::run(),
         Some("echo") => runtime(2).and_then(|runtime| runtime.block_on(warm::echo_server())),
+        Some("load") => {
+            let arguments: Vec<String> = std::env::args().skip(2).collect();
+            runtime(2).and_then(|runtime| runtime.block_on(load::run(&arguments)))
+        }
         Some("--quick") => run(Plan { warm_rounds: 5, cold: 6, seconds: 1 }),
         None => run(Plan { warm_rounds: 200, cold: 50, seconds: 5 }),
-        Some(other) => Err(anyhow::anyhow!("unknown argument {other}: the only one is --quick")),
+        Some(other) => {
+            Err(anyhow::anyhow!("unknown argument {other}: there are --quick and load [FUNCTIONS [VERSIONS]]"))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
