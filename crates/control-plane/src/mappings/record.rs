@@ -205,7 +205,7 @@ impl Mapping {
                 }
             }),
             self_managed_kafka_event_source_config: (kind == SourceKind::Kafka)
-                .then(|| types::SelfManagedKafkaEventSourceConfig { consumer_group_id, schema_registry_config }),
+                .then_some(types::SelfManagedKafkaEventSourceConfig { consumer_group_id, schema_registry_config }),
             scaling_config: settings
                 .maximum_concurrency
                 .map(|most| types::ScalingConfig { maximum_concurrency: Some(int(most)) }),
