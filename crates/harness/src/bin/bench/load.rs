@@ -139,13 +139,12 @@ async fn read(firelet: &Firelet, size: Size) -> Result<()> {
     // A step that has no factor in common with most counts reaches everything in an order of no meaning.
     let name = |place: usize| name(place * 7_919 % size.functions);
     let version = |place: usize| place % size.versions + 1;
-    let kinds: [(&str, &dyn Fn(usize) -> String); 5] = [
+    let kinds: [(&str, &dyn Fn(usize) -> String); 4] = [
         ("GetFunction", &|place| format!("/2015-03-31/functions/{}", name(place))),
         ("GetFunctionConfiguration of a version", &|place| {
             format!("/2015-03-31/functions/{}/configuration?Qualifier={}", name(place), version(place))
         }),
         ("ListVersionsByFunction", &|place| format!("/2015-03-31/functions/{}/versions", name(place))),
-        ("ListAliases", &|place| format!("/2015-03-31/functions/{}/aliases", name(place))),
         ("GetAccountSettings", &|_| "/2016-08-19/account-settings".to_owned()),
     ];
     for (kind, path) in kinds {
