@@ -151,7 +151,7 @@ fn shown_by<'a>(operation: &Operation, operations: &[Operation], cases: &'a [(St
     let narrower = operations.iter().find(|other| {
         operation.query.is_none()
             && other.query.is_some()
-            && (&other.method, &other.uri) == (&operation.method, &operation.uri)
+            && (&other.method, other.path()) == (&operation.method, operation.path())
     });
     let asks =
         |step: &Step| operation.is_asked(&step.request) && !narrower.is_some_and(|other| other.is_asked(&step.request));
@@ -163,11 +163,16 @@ fn shown_by<'a>(operation: &Operation, operations: &[Operation], cases: &'a [(St
 }
 
 impl Operation {
+    /// The path alone: what the query must say stands in the model's URI too.
+    fn path(&self) -> &str {
+        self.uri.split_once('?').map_or(self.uri.as_str(), |(path, _)| path)
+    }
+
     /// Whether a case's request is one for this operation.
     fn is_asked(&self, request: &str) -> bool {
         let Some((method, target)) = request.split_once(' ') else { return false };
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let (wanted, found): (Vec<&str>, Vec<&str>) = (self.uri.split('/').collect(), path.split('/').collect());
+        let (wanted, found): (Vec<&str>, Vec<&str>) = (self.path().split('/').collect(), path.split('/').collect());
         let fits = |(wanted, found): (&&str, &&str)| wanted == found || (wanted.starts_with('{') && !found.is_empty());
         method == self.method
             && wanted.len() == found.len()
@@ -279,7 +284,7 @@ mod tests {
         let case = |name: &str, steps| (name.to_owned(), Case { name: name.to_owned(), step: steps });
         let operations = [
             operation("Get", "/d/{N}/c", None),
-            operation("List", "/d/{N}/c", Some("List=ALL")),
+            operation("List", "/d/{N}/c?List=ALL", Some("List=ALL")),
             operation("Other", "/d/{N}", None),
         ];
         let cases = [

@@ -116,7 +116,7 @@ async fn one(
         let path = format!("/2015-03-31/functions/{name}/versions");
         let published = call(client, Method::POST, &path, "{}".to_owned(), StatusCode::CREATED).await?;
         publishes.push(started.elapsed());
-        ensure!(published["Version"] == version.to_string(), "{name}: {published}");
+        ensure!(published["Version"].as_str() == Some(version.to_string().as_str()), "{name}: {published}");
     }
     Ok(())
 }
