@@ -411,7 +411,9 @@ impl Group {
         }
     }
 
-    /// Kills every process in the group, frozen ones too, and leaves it thawed. They are dying on return, not reaped.
+    /// Kills every process in the group, frozen ones too, and leaves it thawed. They are dying on return, not reaped. The
+    /// last act of a group: kernels since 6.14 kill at once what is cloned into a group of version 2 that was killed before
+    /// (they compare its count of kills with that of the parent's group). To kill and go on is for who holds the processes.
     pub fn kill_all(&self) -> io::Result<()> {
         match &self.leaf {
             Leaf::V1(leaf) => leaf.kill_all(),
