@@ -13,8 +13,8 @@ use vmm::machine::{BootFiles, DeviceFiles, Machine, MachineState, RestoreError, 
 
 use crate::ticker;
 
-/// How long anything may take in the lab.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything may take in the lab, on a host that has other work.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What this gives, or a word on stderr and the end of the test.
 macro_rules! or_skip {
