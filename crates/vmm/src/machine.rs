@@ -11,11 +11,11 @@
 mod check;
 mod devices;
 mod doors;
+mod errors;
 mod state;
 mod timings;
 
 use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -31,122 +31,16 @@ use self::devices::Devices;
 pub use self::devices::{DeviceError, DeviceFiles};
 pub use self::doors::DoorError;
 use self::doors::Doors;
+pub use self::errors::{BootError, RestoreError, SaveError, ShellError};
 pub use self::state::{DecodeError, MachineState};
 use self::timings::Stopwatch;
 pub use self::timings::{MachineTimings, ShellTimings};
-use crate::arch::{self, Host, HostError, KvmError, StateError};
+use crate::arch::{self, Host, KvmError};
 use crate::config::{Exit, MAX_VCPUS, MachineConfig};
-use crate::devices::virtio::mmio::RestoreError as TransportError;
-use crate::devices::vmgenid::GenerationError;
 use crate::event_loop::EventLoop;
-use crate::loader::LoadError;
-use crate::memory::{self, LOW_END, Memory, MemoryError, Room};
-use crate::vcpu::{Outcome, ThreadError, Vcpus};
-
-/// Why a shell cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ShellError {
-    /// No machine has so many.
-    #[error("a machine cannot have {0} vcpus, give it 1 to {MAX_VCPUS}")]
-    Vcpus(u8),
-    /// KVM is not what it should be.
-    #[error("the host's kvm cannot be used")]
-    Host(#[from] HostError),
-    /// KVM refused something.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// A thread could not be had.
-    #[error(transparent)]
-    Thread(#[from] ThreadError),
-    /// An eventfd could not be had.
-    #[error("cannot make an eventfd")]
-    EventFd(#[source] io::Error),
-    /// There is no room for memory.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// Queues cannot be watched.
-    #[error(transparent)]
-    Doors(#[from] DoorError),
-}
-
-/// Why a machine does not boot.
-#[derive(Debug, thiserror::Error)]
-pub enum BootError {
-    /// No machine can be so.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// Its memory.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// Its kernel.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A device.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// Its generation id.
-    #[error(transparent)]
-    Generation(#[from] GenerationError),
-    /// KVM refused something.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// A thread is gone.
-    #[error(transparent)]
-    Thread(#[from] ThreadError),
-}
-
-/// Why a machine cannot be restored.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// No machine can be so.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// Its memory.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// A device.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// A device's state.
-    #[error("the state of device {index} cannot be restored")]
-    Transport {
-        /// Its number.
-        index: usize,
-        /// Why.
-        source: TransportError,
-    },
-    /// A vCPU's state.
-    #[error("the state of vcpu {index} cannot be restored")]
-    Vcpu {
-        /// Its number.
-        index: usize,
-        /// Why.
-        source: StateError,
-    },
-    /// Its generation id.
-    #[error(transparent)]
-    Generation(#[from] GenerationError),
-    /// KVM refused something.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// A thread is gone.
-    #[error(transparent)]
-    Thread(#[from] ThreadError),
-}
-
-/// Why a machine cannot be saved.
-#[derive(Debug, thiserror::Error)]
-pub enum SaveError {
-    /// KVM refused something.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// A thread is gone.
-    #[error(transparent)]
-    Thread(#[from] ThreadError),
-    /// It has ended.
-    #[error("the machine has ended")]
-    Ended,
-}
+use crate::memory::{LOW_END, Memory, Room};
+use crate::snapshot::{Access, WorkingSet};
+use crate::vcpu::{Outcome, Vcpus};
 
 /// What a machine boots from.
 pub struct BootFiles {
@@ -299,7 +193,9 @@ impl Shell {
         devices.generation().announce();
         self.vcpus.connect(&devices.buses()?);
         let attach_time = watch.lap();
-        memory::populate(&memory, &files.working_set);
+        let expected = WorkingSet::from_ranges(files.working_set, check::memory_bytes(&config));
+        // That the kernel refuses changes only the speed.
+        let _ = expected.populate(&memory, Access::Read);
         let timings = MachineTimings {
             memory: memory_time,
             devices: devices_time,

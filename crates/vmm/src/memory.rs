@@ -10,7 +10,6 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 
@@ -197,27 +196,6 @@ impl Drop for Room {
 /// The size of a memory in bytes.
 pub fn bytes(memory: &Memory) -> u64 {
     memory.iter().map(|region| region.len()).sum()
-}
-
-/// Maps the pages of these ranges of the file in advance, so that the guest's first access finds them. They are still
-/// shared with the file. What lies outside of the memory is left out; that the kernel refuses changes only the speed.
-pub fn populate(memory: &Memory, ranges: &[Range<u64>]) {
-    for region in memory.iter() {
-        let Some(base) = region.file_offset().map(FileOffset::start) else { continue };
-        for range in ranges {
-            let start = range.start.max(base) - base;
-            let end = range.end.min(base.saturating_add(region.len())).saturating_sub(base);
-            let start = start & !(PAGE - 1);
-            if start >= end {
-                continue;
-            }
-            let Ok(address) = region.get_host_address(vm_memory::MemoryRegionAddress(start)) else { continue };
-            // SAFETY: the range lies in a mapping that `memory` keeps alive, and reading its pages changes nothing.
-            unsafe {
-                libc::madvise(address.cast(), (end - start) as usize, libc::MADV_POPULATE_READ);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
