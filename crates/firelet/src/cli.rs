@@ -123,12 +123,8 @@ pub struct ServeOptions {
     /// What network functions have. [default: nat as root, else host]
     #[arg(long, value_enum)]
     pub network: Option<Network>,
-    /// The kernel of microVMs, a vmlinux; `scripts/guest-kernel` makes one.
-    #[arg(long, value_name = "FILE", env = "FIRELET_GUEST_KERNEL")]
-    pub guest_kernel: Option<PathBuf>,
-    /// The program that is process 1 in microVMs; `scripts/guest` makes it.
-    #[arg(long, value_name = "FILE", env = "FIRELET_GUEST_AGENT")]
-    pub guest_agent: Option<PathBuf>,
+    #[command(flatten)]
+    pub guest: GuestKit,
     /// How the server's own log is written. [default: text]
     #[arg(long, value_enum)]
     pub log_format: Option<LogFormat>,
@@ -271,6 +267,13 @@ pub struct PrepareOptions {
     /// What network the server will give to functions. [default: nat]
     #[arg(long, value_enum)]
     pub network: Option<Network>,
+    #[command(flatten)]
+    pub guest: GuestKit,
+}
+
+/// What microVMs are made of.
+#[derive(Debug, Args)]
+pub struct GuestKit {
     /// The kernel of microVMs, a vmlinux; `scripts/guest-kernel` makes one.
     #[arg(long, value_name = "FILE", env = "FIRELET_GUEST_KERNEL")]
     pub guest_kernel: Option<PathBuf>,

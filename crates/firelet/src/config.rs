@@ -170,8 +170,8 @@ impl Config {
         set(&mut self.account_id, options.account_id.as_ref());
         set(&mut self.region, options.region.as_ref());
         let given = |own: &mut Option<PathBuf>, flag: &Option<PathBuf>| *own = flag.clone().or(own.take());
-        given(&mut self.microvm.kernel, &options.guest_kernel);
-        given(&mut self.microvm.agent, &options.guest_agent);
+        given(&mut self.microvm.kernel, &options.guest.guest_kernel);
+        given(&mut self.microvm.agent, &options.guest.guest_agent);
         set(&mut self.idle_timeout_secs, options.idle_timeout_secs.as_ref());
         self.strict_runtimes |= options.strict_runtimes;
         self.runtime_dirs.extend(options.runtime_dir.iter().cloned());

@@ -40,7 +40,8 @@ async fn prepare(options: &PrepareOptions, places: &RuntimePlaces) -> anyhow::Re
     config.data_dir = places.data_dir.clone().unwrap_or(config.data_dir);
     config.runtime_dirs.clone_from(&places.runtime_dir);
     config.network = options.network.unwrap_or(config.network);
-    config.microvm = MicroVm { kernel: options.guest_kernel.clone(), agent: options.guest_agent.clone() };
+    let kit = &options.guest;
+    config.microvm = MicroVm { kernel: kit.guest_kernel.clone(), agent: kit.guest_agent.clone() };
     let chosen = isolation::choose(&config)?.0;
     let logs = LogStore::open(config.data_dir.join("logs.db"), LogOptions::default())?;
     let (worker, _) = serve::worker(&config, chosen, Catalog::discover(&config.runtimes()), logs)?;
