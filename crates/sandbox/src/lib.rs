@@ -154,6 +154,16 @@ pub enum Signal {
     Kill,
 }
 
+impl Signal {
+    /// As the kernel counts it.
+    fn number(self) -> i32 {
+        match self {
+            Signal::Terminate => libc::SIGTERM,
+            Signal::Kill => libc::SIGKILL,
+        }
+    }
+}
+
 /// What a sandbox has used so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {

@@ -188,12 +188,8 @@ impl Sandbox for Machine {
     }
 
     fn signal(&self, process: ProcessId, signal: Signal) {
-        let signal = match signal {
-            Signal::Terminate => libc::SIGTERM,
-            Signal::Kill => libc::SIGKILL,
-        };
         // Sent at once; nobody waits for the answer.
-        drop(self.agent.order(Request::Signal { process: process.0, signal }));
+        drop(self.agent.order(Request::Signal { process: process.0, signal: signal.number() }));
     }
 
     fn kill_all<'a>(&'a self) -> BoxFuture<'a, ()> {

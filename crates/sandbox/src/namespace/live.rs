@@ -369,11 +369,9 @@ impl Sandbox for NamespaceSandbox {
     }
 
     fn signal(&self, process: ProcessId, signal: Signal) {
-        let signal = match signal {
-            Signal::Terminate => libc::SIGTERM,
-            Signal::Kill => libc::SIGKILL,
-        };
-        if let Err(error) = self.shell.live.control.ask_now(&ToInit::Signal { process: process.0, signal }) {
+        if let Err(error) =
+            self.shell.live.control.ask_now(&ToInit::Signal { process: process.0, signal: signal.number() })
+        {
             // Most of all: the sandbox has ended, and the process with it.
             tracing::debug!(sandbox = self.id, %error, "a signal was not delivered");
         }
