@@ -11,7 +11,7 @@ mod vm;
 
 use std::ffi::CStr;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::{Cap, Kvm};
 
@@ -19,6 +19,8 @@ use kvm_ioctls::{Cap, Kvm};
 pub const TIME_LIMIT: Duration = Duration::from_secs(3);
 /// How many times slower than the host the loop may run.
 pub const SLOWEST: f64 = 20.0;
+/// How often the loop is run at most before the guest counts as slow.
+const TRIES: u32 = 5;
 /// The version of KVM's interface, the same since 2007.
 const API_VERSION: i32 = 12;
 
@@ -176,10 +178,15 @@ pub fn probe_at(path: &CStr) -> Result<Usable, Unusable> {
     if let Some((_, name)) = NEEDED.iter().find(|(capability, _)| !kvm.check_extension(*capability)) {
         return Err(Unusable::Lacks(name));
     }
+    let begun = Instant::now();
     let run = vm::run(kvm, code::ITERATIONS, TIME_LIMIT)?;
     let host_ns = code::native_ns(code::ITERATIONS);
-    let guest_ns = run.elapsed.as_secs_f64() * 1e9 / code::ITERATIONS as f64;
-    judge(guest_ns, host_ns)?;
+    let again = || {
+        // Slower than the first time is no news, even if it does not end.
+        let rest = TIME_LIMIT.checked_sub(begun.elapsed())?;
+        vm::run(Kvm::new_with_path(path).ok()?, code::ITERATIONS, rest).ok().map(|run| ns_per_turn(run.elapsed))
+    };
+    let guest_ns = judge(ns_per_turn(run.elapsed), host_ns, again)?;
     Ok(Usable {
         vendor: run.vendor,
         api_version,
@@ -189,9 +196,22 @@ pub fn probe_at(path: &CStr) -> Result<Usable, Unusable> {
     })
 }
 
-fn judge(guest_ns: f64, host_ns: f64) -> Result<(), Unusable> {
+fn ns_per_turn(elapsed: Duration) -> f64 {
+    elapsed.as_secs_f64() * 1e9 / code::ITERATIONS as f64
+}
+
+/// The guest's time for a turn if it is good enough. Whatever else runs on this host may have held a guest up, so one that
+/// seems slow is measured `again` and the best counts, until that gives nothing.
+fn judge(mut guest_ns: f64, host_ns: f64, again: impl Fn() -> Option<f64>) -> Result<f64, Unusable> {
+    for _ in 1..TRIES {
+        if guest_ns <= SLOWEST * host_ns {
+            break;
+        }
+        let Some(next) = again() else { break };
+        guest_ns = guest_ns.min(next);
+    }
     let times = guest_ns / host_ns;
-    if times > SLOWEST { Err(Unusable::TooSlow { times, guest_ns, host_ns }) } else { Ok(()) }
+    if times > SLOWEST { Err(Unusable::TooSlow { times, guest_ns, host_ns }) } else { Ok(guest_ns) }
 }
 
 #[cfg(test)]
