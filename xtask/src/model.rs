@@ -35,11 +35,13 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/aws-model/src/generated");
     let files = generate(&from)?;
     if diff {
+        let mut lines = String::new();
         for (name, text) in &files {
             let committed = std::fs::read_to_string(out.join(name)).with_context(|| format!("reading {name}"))?;
-            diff::changes(name, &committed, text).iter().for_each(|line| println!("{line}"));
+            lines.extend(diff::changes(name, &committed, text).into_iter().map(|line| line + "\n"));
         }
-        return Ok(());
+        // Whoever reads may have seen enough.
+        return Ok(std::io::Write::write_all(&mut std::io::stdout(), lines.as_bytes())?);
     }
     if check {
         for (name, text) in &files {

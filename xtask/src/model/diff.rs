@@ -11,12 +11,17 @@ pub fn changes(file: &str, committed: &str, generated: &str) -> Vec<String> {
             None => out.push(format!("+ {file}: {name}")),
             Some(before) if before == text => {}
             Some(before) => {
-                out.push(format!("~ {file}: {name}"));
                 // Members stand one to a line, in the model's order; where one moved is no change.
-                let gone = before.lines().filter(|line| !text.lines().any(|other| other == *line));
-                let came = text.lines().filter(|line| !before.lines().any(|other| other == *line));
-                out.extend(gone.map(|line| format!("    - {}", line.trim())));
-                out.extend(came.map(|line| format!("    + {}", line.trim())));
+                let without = |lines: &[String], other: &[String], sign: char| {
+                    let lines = lines.iter().filter(|line| !other.contains(line));
+                    lines.map(|line| format!("    {sign} {line}")).collect::<Vec<_>>()
+                };
+                let mut lines = without(before, text, '-');
+                lines.extend(without(text, before, '+'));
+                if !lines.is_empty() {
+                    out.push(format!("~ {file}: {name}"));
+                    out.extend(lines);
+                }
             }
         }
     }
@@ -25,7 +30,7 @@ pub fn changes(file: &str, committed: &str, generated: &str) -> Vec<String> {
 }
 
 /// The items of a generated file by name: statics, structures and functions, and the elements of the operations' table.
-fn items(text: &str) -> BTreeMap<String, String> {
+fn items(text: &str) -> BTreeMap<String, Vec<String>> {
     let mut items = BTreeMap::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
@@ -34,21 +39,47 @@ fn items(text: &str) -> BTreeMap<String, String> {
         let element = (line.trim() == "OperationInfo {").then(|| lines.peek().map_or("", |line| line.trim()));
         let element = element.and_then(|line| line.strip_prefix("operation: Operation::")?.strip_suffix(','));
         let Some(name) = element.or(declared) else { continue };
-        let mut body = String::new();
+        let mut body = Vec::new();
         if !line.ends_with(';') && line.ends_with(['{', '[', '(']) {
             for line in lines.by_ref() {
                 if line.len() - line.trim_start().len() == indent && line.trim_start().starts_with(['}', ']', ')']) {
                     break;
                 }
-                body.push_str(line.trim());
-                body.push('\n');
+                body.push(line.trim().to_owned());
             }
         } else {
-            body.push_str(line);
+            body.push(line.to_owned());
         }
-        items.insert(name.to_owned(), body);
+        items.insert(name.to_owned(), unwrapped(&body));
     }
     items
+}
+
+/// The lines with each member on one of its own, however rustfmt has broken it.
+fn unwrapped(lines: &[String]) -> Vec<String> {
+    const MEMBER: &str = "Member {";
+    let mut out = Vec::new();
+    let mut rest = lines.iter();
+    while let Some(line) = rest.next() {
+        let Some(start) = line.find(MEMBER) else {
+            out.push(line.clone());
+            continue;
+        };
+        let mut member = line[start..].to_owned();
+        if line.ends_with(MEMBER) {
+            for line in rest.by_ref() {
+                let end = line.starts_with('}');
+                member = format!("{} {line}", if end { member.trim_end_matches(',') } else { &member });
+                if end {
+                    break;
+                }
+            }
+        }
+        let (head, tail) = member.rsplit_once('}').unwrap_or((&member, ""));
+        let around = [line[..start].to_owned(), format!("{head}}}"), tail.trim_start_matches(',').to_owned()];
+        out.extend(around.into_iter().filter(|part| !part.is_empty()));
+    }
+    out
 }
 
 /// The name that a line declares. Tables of everything would only repeat what their elements say.
@@ -107,5 +138,26 @@ static TABLE: [OperationInfo; 1] = [
             ]
         );
         assert!(changes("f", old, old).is_empty());
+    }
+
+    #[test]
+    fn how_a_member_is_broken_is_no_change() {
+        let wrapped = "\
+static A: Shape = Shape {
+    kind: Kind::Structure(&[Member {
+        name: \"N\",
+        shape: &S,
+    }]),
+};
+";
+        let flat = "\
+static A: Shape = Shape {
+    kind: Kind::Structure(&[
+        Member { name: \"N\", shape: &S },
+        Member { name: \"O\", shape: &S },
+    ]),
+};
+";
+        assert_eq!(changes("f", wrapped, flat), ["~ f: A", "    + Member { name: \"O\", shape: &S }"]);
     }
 }
