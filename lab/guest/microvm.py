@@ -32,6 +32,16 @@ while true; do
 done
 """
 
+# An external extension, likewise.
+EXTENSION = """#!/bin/sh
+api="http://$AWS_LAMBDA_RUNTIME_API/2020-01-01/extension"
+id=$(busybox wget -S -O /dev/null --header "Lambda-Extension-Name: watcher" --post-data '{"events":["INVOKE"]}' "$api/register" 2>&1 \\
+    | sed -n 's/^ *Lambda-Extension-Identifier: *//Ip' | tr -d '\\r')
+while busybox wget -q -O /tmp/told --header "Lambda-Extension-Identifier: $id" "$api/event/next"; do
+    echo "the watcher was told"
+done
+"""
+
 
 def machines(server):
     """Process numbers of the VMM processes below the server: `firelet` of another user than root."""
@@ -108,6 +118,15 @@ class Checks:
         answer = self.server.invoke("custom", hello="lab").ok()
         assert answer["echo"] == {"hello": "lab"} and answer["kernel"] != os.uname().release, answer
         assert self.server.invoke("custom", hello="again").ok()["echo"] == {"hello": "again"}
+
+    def check_layers_are_laid_over_each_other_and_their_extensions_run(self):
+        lower = self.server.publish_layer("lower", {"bootstrap": ("no program", 0o644), "extensions/watcher": (EXTENSION, 0o755)})
+        upper = self.server.publish_layer("upper", {"bootstrap": (BOOTSTRAP, 0o755)})
+        self.server.deploy("layered", "provided.al2023", 128, files={"data": ("x", 0o644)}, layers=[lower, upper])
+        assert self.server.invoke("layered", hello="lab").ok()["echo"] == {"hello": "lab"}
+        self.server.invoke("layered", hello="again").ok()
+        told = lambda: [event for event in self.server.events("/aws/lambda/layered") if "watcher was told" in event["message"]]  # noqa: E731
+        eventually(lambda: len(told()) >= 1, "the extension's word in the log")
 
     def check_ten_clones_at_once_share_no_secret(self):
         answers = [answer.ok() for answer in self.server.parallel(10, "probe", do="draw", seconds=40)]

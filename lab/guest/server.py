@@ -78,15 +78,14 @@ class Server:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method} {path}: {error} {error.read().decode()}") from error
 
-    def deploy(self, name, runtime, memory, timeout=PATIENCE, code=FUNCTION, files=None):
+    def publish_layer(self, name, files):
+        """Publishes a layer of `files` ({name: (text, mode)}); the ARN of its version."""
+        content = json.dumps({"Content": {"ZipFile": packed(files)}}).encode()
+        return json.load(self.request("POST", f"/2018-10-31/layers/{name}/versions", content))["LayerVersionArn"]
+
+    def deploy(self, name, runtime, memory, timeout=PATIENCE, code=FUNCTION, files=None, layers=()):
         """Creates a function, of the checks' code unless `files` ({name: (text, mode)}) are given, and waits until it is
         active."""
-        package = io.BytesIO()
-        with zipfile.ZipFile(package, "w") as archive:
-            for path, (text, mode) in (files or {"app.py": (code.read_text(), 0o644)}).items():
-                entry = zipfile.ZipInfo(path, (2024, 1, 1, 0, 0, 0))
-                entry.external_attr = (0o100000 | mode) << 16
-                archive.writestr(entry, text)
         settings = {
             "FunctionName": name,
             "Runtime": runtime,
@@ -94,7 +93,8 @@ class Server:
             "Role": "arn:aws:iam::000000000000:role/lab",
             "MemorySize": memory,
             "Timeout": timeout,
-            "Code": {"ZipFile": base64.b64encode(package.getvalue()).decode()},
+            "Code": {"ZipFile": packed(files or {"app.py": (code.read_text(), 0o644)})},
+            "Layers": list(layers),
         }
         self.request("POST", "/2015-03-31/functions", json.dumps(settings).encode())
         state = lambda: json.load(self.request("GET", f"/2015-03-31/functions/{name}/configuration"))["State"]  # noqa: E731
@@ -153,6 +153,17 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout=PATIENCE)
+
+
+def packed(files):
+    """A zip of {name: (text, mode)} in base64."""
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w") as archive:
+        for path, (text, mode) in files.items():
+            entry = zipfile.ZipInfo(path, (2024, 1, 1, 0, 0, 0))
+            entry.external_attr = (0o100000 | mode) << 16
+            archive.writestr(entry, text)
+    return base64.b64encode(package.getvalue()).decode()
 
 
 def fresh_data_dir(name):

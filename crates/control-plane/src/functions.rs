@@ -143,6 +143,7 @@ impl ControlPlane {
             code: Some(types::FunctionCodeLocation {
                 repository_type: Some("S3".to_owned()),
                 location: Some(location(&version)),
+                source_kms_key_arn: version.settings.source_kms_key_arn.clone(),
                 resolved_s3_object: version.reference.as_ref().map(ObjectRef::resolved),
                 ..types::FunctionCodeLocation::default()
             }),

@@ -123,6 +123,9 @@ pub struct FunctionSettings {
     pub vpc: Option<Vpc>,
     pub dead_letter_arn: Option<String>,
     pub kms_key_arn: Option<String>,
+    /// The key that the caller names for the package; kept and shown.
+    #[serde(default)]
+    pub source_kms_key_arn: Option<String>,
     /// `SnapStart.ApplyOn` is `PublishedVersions`.
     pub snap_start: bool,
     /// Mounted at `/opt`, later ones over earlier ones.

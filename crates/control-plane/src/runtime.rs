@@ -80,6 +80,16 @@ pub(crate) fn check(runtime: &str) -> Result<(), ApiError> {
     )))
 }
 
+/// Whether functions of this runtime can be started from snapshots.
+pub(crate) fn has_snap_start(runtime: &str) -> bool {
+    const FAMILIES: &[(&str, u32, u32)] = &[("java", 11, 0), ("python", 3, 12), ("dotnet", 8, 0)];
+    FAMILIES.iter().any(|(family, major, minor)| {
+        let Some(version) = runtime.strip_prefix(family) else { return false };
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
+        (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default()) >= (*major, *minor)
+    })
+}
+
 /// `arn:aws:lambda:REGION::runtime:HASH`; the hash is the same for a runtime name wherever and whenever it is asked.
 pub(crate) fn version_arn(region: &str, runtime: &str) -> String {
     use std::fmt::Write;
@@ -104,6 +114,16 @@ mod tests {
         assert_eq!(error.name, "InvalidParameterValueException");
         assert!(error.message.starts_with("Value cobol85 at 'runtime' failed to satisfy constraint: Member must"));
         assert!(error.message.ends_with("provided.al2, provided.al2023] or be a valid ARN"));
+    }
+
+    #[test]
+    fn snapshots_are_for_some_runtimes() {
+        for runtime in ["java11", "java17.al2023", "java25", "python3.12", "python3.14", "dotnet8"] {
+            assert!(check(runtime).is_ok() && has_snap_start(runtime), "{runtime}");
+        }
+        for runtime in ["java8.al2", "java8.al2023", "python3.11", "nodejs22.x", "ruby3.4", "provided.al2023"] {
+            assert!(check(runtime).is_ok() && !has_snap_start(runtime), "{runtime}");
+        }
     }
 
     #[test]

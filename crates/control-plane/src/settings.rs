@@ -13,6 +13,8 @@ const MOST_MEMORY_MIB: i32 = 10_240;
 const LONGEST_TIMEOUT_SECS: i32 = 900;
 /// Bytes of all variables as one JSON object.
 const MOST_ENVIRONMENT: usize = 4_096;
+/// Largest `/tmp` of a function with SnapStart.
+const SNAP_START_EPHEMERAL_MIB: u32 = 512;
 const MOST_TAGS: usize = 50;
 
 /// Variables that Lambda sets itself.
@@ -58,10 +60,10 @@ pub(crate) fn of_create(
     name: &str,
     request: &types::CreateFunctionRequest,
 ) -> Result<FunctionSettings, ApiError> {
-    let image = request.package_type.as_deref() == Some("Image")
-        || request.code.as_ref().is_some_and(|code| code.image_uri.is_some());
-    unsupported(image, "PackageType Image")?;
-    unsupported(request.image_config.is_some(), "ImageConfig")?;
+    unsupported(request.package_type.as_deref() == Some("Image"), "PackageType Image")?;
+    check_no_image(request.image_config.is_some(), "ImageConfig", "creating")?;
+    let uri = request.code.as_ref().is_some_and(|code| code.image_uri.is_some());
+    check_no_image(uri, "ImageUri", "creating")?;
     unsupported(request.code_signing_config_arn.is_some(), "CodeSigningConfigArn")?;
     unsupported(request.capacity_provider_config.is_some(), "CapacityProviderConfig")?;
     unsupported(request.publish_to.is_some(), "PublishTo")?;
@@ -89,6 +91,7 @@ pub(crate) fn of_create(
         vpc: None,
         dead_letter_arn: None,
         kms_key_arn: None,
+        source_kms_key_arn: request.code.as_ref().and_then(|code| key(code.source_kms_key_arn.as_deref())),
         snap_start: false,
         layers: Vec::new(),
     };
@@ -101,7 +104,7 @@ pub(crate) fn of_update(
     current: &FunctionSettings,
     request: &types::UpdateFunctionConfigurationRequest,
 ) -> Result<FunctionSettings, ApiError> {
-    unsupported(request.image_config.is_some(), "ImageConfig")?;
+    check_no_image(request.image_config.is_some(), "ImageConfig", "updating")?;
     unsupported(request.capacity_provider_config.is_some(), "CapacityProviderConfig")?;
     unsupported(request.durable_config.is_some(), "DurableConfig")?;
     apply(plane, current.clone(), Change::of_update(request))
@@ -209,22 +212,77 @@ fn apply(
         settings.tracing_active = tracing.mode.as_deref() == Some("Active");
     }
     if let Some(vpc) = change.vpc {
-        settings.vpc = Some(Vpc {
-            subnets: vpc.subnet_ids.clone().unwrap_or_default(),
-            security_groups: vpc.security_group_ids.clone().unwrap_or_default(),
-            ipv6: vpc.ipv6_allowed_for_dual_stack.unwrap_or(false),
-        });
+        settings.vpc = Some(merge_vpc(settings.vpc.as_ref(), vpc)?);
     }
     if let Some(dead_letter) = change.dead_letter {
         settings.dead_letter_arn = dead_letter.target_arn.clone().filter(|arn| !arn.is_empty());
+        check_dead_letter(settings.dead_letter_arn.as_deref())?;
     }
     if let Some(key) = change.kms_key_arn {
-        settings.kms_key_arn = Some(key.to_owned()).filter(|key| !key.is_empty());
+        settings.kms_key_arn = self::key(Some(key));
     }
     if let Some(snap_start) = change.snap_start {
         settings.snap_start = snap_start.apply_on.as_deref() == Some("PublishedVersions");
     }
+    check_snap_start(&settings)?;
     Ok(settings)
+}
+
+/// An empty name of a key stands for Lambda's own.
+pub(crate) fn key(arn: Option<&str>) -> Option<String> {
+    arn.filter(|arn| !arn.is_empty()).map(str::to_owned)
+}
+
+/// Members of container images in a request on a function of a zip. The sentence was recorded for `ImageUri` in an
+/// update; the others follow it.
+fn check_no_image(used: bool, member: &str, doing: &str) -> Result<(), ApiError> {
+    if used {
+        return Err(ApiError::invalid_parameter_value(format!(
+            "Please don't provide {member} when {doing} a function with packageType Zip."
+        )));
+    }
+    Ok(())
+}
+
+/// What the request leaves out stays; two empty lists take the function out of its network.
+fn merge_vpc(current: Option<&Vpc>, request: &types::VpcConfig) -> Result<Vpc, ApiError> {
+    let ids =
+        |given: &Option<Vec<String>>, kept: Option<&Vec<String>>| given.as_ref().or(kept).cloned().unwrap_or_default();
+    let subnets = ids(&request.subnet_ids, current.map(|vpc| &vpc.subnets));
+    let security_groups = ids(&request.security_group_ids, current.map(|vpc| &vpc.security_groups));
+    if subnets.is_empty() != security_groups.is_empty() {
+        return Err(ApiError::invalid_parameter_value("SubnetIds and SecurityIds must coexist or be both empty list."));
+    }
+    let ipv6 = request.ipv6_allowed_for_dual_stack.or(current.map(|vpc| vpc.ipv6)).unwrap_or(false);
+    Ok(Vpc { subnets, security_groups, ipv6 })
+}
+
+/// Only queues and topics can be dead-letter targets; the shape takes every ARN. The words are ours.
+fn check_dead_letter(arn: Option<&str>) -> Result<(), ApiError> {
+    let service = arn.and_then(|arn| arn.split(':').nth(2));
+    match service {
+        None | Some("sqs" | "sns") => Ok(()),
+        Some(_) => Err(ApiError::invalid_parameter_value(format!(
+            "The dead letter target {} is neither an SQS queue nor an SNS topic.",
+            arn.unwrap_or_default()
+        ))),
+    }
+}
+
+/// The second sentence is ours.
+fn check_snap_start(settings: &FunctionSettings) -> Result<(), ApiError> {
+    if settings.snap_start && !runtime::has_snap_start(&settings.runtime) {
+        return Err(ApiError::invalid_parameter_value(format!(
+            "{} is not supported for SnapStart enabled functions.",
+            settings.runtime
+        )));
+    }
+    if settings.snap_start && settings.ephemeral_mib > SNAP_START_EPHEMERAL_MIB {
+        return Err(ApiError::invalid_parameter_value(format!(
+            "EphemeralStorage over {SNAP_START_EPHEMERAL_MIB} MB is not supported for SnapStart enabled functions."
+        )));
+    }
+    Ok(())
 }
 
 /// The shapes allow more than an ordinary function may have.

@@ -99,6 +99,7 @@ impl ControlPlane {
             next.code = code;
             next.reference = reference;
             next.settings.architecture = architecture.unwrap_or(latest.settings.architecture);
+            next.settings.source_kms_key_arn = settings::key(request.source_kms_key_arn.as_deref());
             self.check_unzipped(&next.code, &next.settings.layers)?;
             Ok(next)
         };

@@ -149,7 +149,18 @@ async fn refusals_of_create_have_their_texts() {
             "Log Level is not supported when LogFormat is set to \"Text\". Remove log level from your request or change the LogFormat to \"JSON\" and try again.",
         ),
         (json!({"PackageType": "Image"}), "PackageType Image is not supported yet by this version of Firelet."),
-        (json!({"Code": {"ImageUri": "x"}}), "PackageType Image is not supported yet by this version of Firelet."),
+        (
+            json!({"Code": {"ImageUri": "x"}}),
+            "Please don't provide ImageUri when creating a function with packageType Zip.",
+        ),
+        (
+            json!({"SnapStart": {"ApplyOn": "PublishedVersions"}, "Runtime": "ruby3.4"}),
+            "ruby3.4 is not supported for SnapStart enabled functions.",
+        ),
+        (
+            json!({"VpcConfig": {"SecurityGroupIds": ["sg-1"]}}),
+            "SubnetIds and SecurityIds must coexist or be both empty list.",
+        ),
         (
             json!({"Code": {"ZipFile": "aGVsbG8="}}),
             "Could not unzip uploaded file. Please check your file, then try to upload again.",
