@@ -9,6 +9,7 @@ use aws_model::{ApiError, ErrorType, MessageKey, types};
 use crate::functions::revision_id;
 use crate::page::page;
 use crate::plane::{ControlPlane, version_id};
+use crate::provisioned::Provision;
 use crate::record::{Alias, Function, FunctionVersion, Scope, VersionId, Weight};
 
 impl Function {
@@ -93,14 +94,15 @@ impl ControlPlane {
         self.show_alias(Some(&function), &target, &name)
     }
 
-    /// UpdateAlias: what the request does not name stays. Its revision changes even where nothing else does.
+    /// UpdateAlias: what the request does not name stays. Its revision changes even where nothing else does. Provisioned
+    /// environments move with the alias.
     ///
     /// # Errors
     /// As [`Self::create_alias`]; PreconditionFailedException for another revision.
     pub async fn update_alias(
         &self,
         request: &types::UpdateAliasRequest,
-    ) -> Result<types::AliasConfiguration, ApiError> {
+    ) -> Result<(types::AliasConfiguration, Vec<Provision>), ApiError> {
         let (target, name) = self.alias_target(request.function_name.as_deref(), request.name.as_deref())?;
         let judge = |found: Option<&Function>| {
             let function = found.ok_or_else(|| self.not_found(&bare(&target)))?;
@@ -126,12 +128,15 @@ impl ControlPlane {
                 alias.routing = routing.unwrap_or_default();
             }
             check_routing(function, &alias)?;
+            if function.attached.provisioned.contains_key(&Scope::Alias(name.clone())) {
+                function.check_provisioned_alias(&name, &alias)?;
+            }
             let mut next = function.clone();
             next.attached.aliases.insert(name.clone(), alias);
             Ok(Some(next))
         };
-        let after = self.mutate(&target.name, None, judge).await?.after;
-        self.show_alias(after.as_deref(), &target, &name)
+        let mutation = self.mutate(&target.name, None, judge).await?;
+        Ok((self.show_alias(mutation.after.as_deref(), &target, &name)?, mutation.provisions(None)))
     }
 
     /// ListAliases, in the order of their names; with `FunctionVersion` those alone whose main version it is.
@@ -156,7 +161,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// ResourceNotFoundException for the function.
-    pub async fn delete_alias(&self, request: &types::DeleteAliasRequest) -> Result<(), ApiError> {
+    pub async fn delete_alias(&self, request: &types::DeleteAliasRequest) -> Result<Vec<Provision>, ApiError> {
         let (target, name) = self.alias_target(request.function_name.as_deref(), request.name.as_deref())?;
         let judge = |found: Option<&Function>| {
             let mut function = found.ok_or_else(|| self.not_found(&bare(&target)))?.clone();
@@ -165,8 +170,7 @@ impl ControlPlane {
             }
             Ok(Some(function))
         };
-        self.mutate(&target.name, None, judge).await?;
-        Ok(())
+        Ok(self.mutate(&target.name, None, judge).await?.provisions(None))
     }
 
     /// The function of a request with the alias as its qualifier, and the alias's name. A qualifier in the function's

@@ -1,17 +1,21 @@
 //! Provisioned concurrency: the settings and their rules. How many environments there really are is asked of whoever
 //! runs them, through [`LiveConcurrency`].
+//!
+//! A setting belongs to a version or to an alias; environments belong to versions. What an alias is given goes to its
+//! version, or by weight to both, and moves when the alias does. No version has environments of two settings.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aws_model::arn::{FunctionRef, Qualifier};
 use aws_model::{ApiError, types};
 
 use crate::page::page;
-use crate::plane::{ControlPlane, version_id};
-use crate::record::{Function, FunctionVersion, ProvisionedSetting, Scope, Timestamp, VersionId};
+use crate::plane::{ControlPlane, Mutation};
+use crate::record::{Alias, Function, FunctionVersion, ProvisionedSetting, Scope, Timestamp, VersionId};
 use crate::wire::int;
 
-/// What is really there for a setting.
+/// What is really there for a version.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LiveConcurrency {
     /// Initialized environments.
@@ -22,48 +26,126 @@ pub struct LiveConcurrency {
     pub failed: bool,
 }
 
-/// Environments that shall be kept ready: what a restart, a put or a delete leaves to carry out.
+/// Environments that shall be kept ready: what a restart or a change leaves to carry out.
 #[derive(Debug, Clone)]
 pub struct Provision {
     pub version: Arc<FunctionVersion>,
-    /// 0 after a delete.
+    /// 0 where nothing is to be kept any more.
     pub count: u32,
+}
+
+impl Alias {
+    /// How many of `requested` environments each version gets.
+    fn shares(&self, requested: u32) -> Vec<(u64, u32)> {
+        let VersionId::Number(main) = self.version else { return Vec::new() };
+        match self.routing.first_key_value() {
+            Some((other, weight)) => {
+                // At most `requested`, as the weight is at most 1.
+                let share = (f64::from(requested) * weight.0).round() as u32;
+                vec![(main, requested.saturating_sub(share)), (*other, share)]
+            }
+            None => vec![(main, requested)],
+        }
+    }
+}
+
+impl Function {
+    /// How many environments of each version a setting asks for.
+    fn shares(&self, scope: &Scope, requested: u32) -> Vec<(u64, u32)> {
+        match scope {
+            Scope::Version(number) => vec![(*number, requested)],
+            Scope::Alias(name) => self.attached.aliases.get(name).map_or_else(Vec::new, |a| a.shares(requested)),
+            Scope::Function => Vec::new(),
+        }
+    }
+
+    /// How many environments of each version are to be kept ready.
+    fn provisions(&self) -> BTreeMap<u64, u32> {
+        let mut counts = BTreeMap::new();
+        for (scope, setting) in &self.attached.provisioned {
+            for (number, count) in self.shares(scope, setting.requested) {
+                *counts.entry(number).or_default() += count;
+            }
+        }
+        counts
+    }
+
+    /// Whether a version has environments of another setting than that of `scope`.
+    fn is_provisioned_beside(&self, number: u64, scope: &Scope) -> bool {
+        let others = self.attached.provisioned.iter().filter(|(other, _)| *other != scope);
+        others
+            .flat_map(|(other, setting)| self.shares(other, setting.requested))
+            .any(|(provisioned, _)| provisioned == number)
+    }
+
+    /// Refuses an alias whose environments would be on a version that has others, or on `$LATEST`.
+    pub(crate) fn check_provisioned_alias(&self, name: &str, alias: &Alias) -> Result<(), ApiError> {
+        if alias.version == VersionId::Latest {
+            return Err(unpublished());
+        }
+        let scope = Scope::Alias(name.to_owned());
+        if alias.shares(0).into_iter().any(|(number, _)| self.is_provisioned_beside(number, &scope)) {
+            return Err(ApiError::resource_conflict(
+                "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Mutation {
+    /// The versions whose number of environments has changed, and those of `scope`, for which all begins anew.
+    pub(crate) fn provisions(&self, scope: Option<&Scope>) -> Vec<Provision> {
+        let Some(after) = &self.after else { return Vec::new() };
+        let wanted = after.provisions();
+        let had = self.before.as_ref().map(|before| before.provisions()).unwrap_or_default();
+        let anew = scope.map(|scope| after.shares(scope, 0)).unwrap_or_default();
+        let is_anew = |number: u64| anew.iter().any(|(other, _)| *other == number);
+        let numbers: BTreeSet<u64> = wanted.keys().chain(had.keys()).copied().collect();
+        let changed = numbers.into_iter().filter(|number| wanted.get(number) != had.get(number) || is_anew(*number));
+        changed.filter_map(|number| provision(after, number, &wanted)).collect()
+    }
 }
 
 impl ControlPlane {
     /// PutProvisionedConcurrencyConfig.
     ///
     /// # Errors
-    /// ResourceNotFoundException; InvalidParameterValueException for `$LATEST` and for more than the account has left.
+    /// ResourceNotFoundException; InvalidParameterValueException for `$LATEST` and for more than the function or the
+    /// account has left; ResourceConflictException for a version that another setting provides for.
     pub async fn put_provisioned_concurrency_config(
         &self,
         request: &types::PutProvisionedConcurrencyConfigRequest,
         now: Timestamp,
-    ) -> Result<(types::PutProvisionedConcurrencyConfigResponse, Provision), ApiError> {
+    ) -> Result<(types::PutProvisionedConcurrencyConfigResponse, Vec<Provision>), ApiError> {
         let target = self.target(request.function_name.as_deref(), request.qualifier.as_deref())?;
         if matches!(target.qualifier, None | Some(Qualifier::Latest)) {
-            return Err(ApiError::invalid_parameter_value(
-                "Provisioned Concurrency Configs cannot be applied to unpublished function versions.",
-            ));
+            return Err(unpublished());
         }
-        let (number, version) = self.published(&target)?;
         // The shape demands at least 1.
         let requested = request.provisioned_concurrent_executions.unwrap_or_default().unsigned_abs();
-        let _alone = self.inner.provisioning.lock().await;
         let setting = ProvisionedSetting { requested, last_modified: now };
+        let scope = Scope::of(target.qualifier.as_ref());
+        let _alone = self.inner.provisioning.lock().await;
         let judge = |found: Option<&Function>| {
-            let mut function = found.ok_or_else(|| self.not_found(&target))?.clone();
-            if !function.versions.contains_key(&number) {
-                return Err(self.not_found(&target));
-            }
-            let scope = Scope::Version(number);
+            let mut function = self.provisionable(found, &target)?.clone();
             let old = function.attached.provisioned.get(&scope).map_or(0, |setting| setting.requested);
             let total = (function.provisioned_total() - old).saturating_add(requested);
             self.check_provisioned(&function, total)?;
-            function.attached.provisioned.insert(Scope::Version(number), setting);
+            match &scope {
+                Scope::Alias(name) => {
+                    let alias = function.attached.aliases.get(name);
+                    alias.map_or(Ok(()), |alias| function.check_provisioned_alias(name, alias))?;
+                }
+                Scope::Version(number) if function.is_provisioned_beside(*number, &scope) => {
+                    return Err(ApiError::resource_conflict("Version is pointed by a Provisioned Concurrency alias"));
+                }
+                Scope::Version(_) | Scope::Function => {}
+            }
+            function.attached.provisioned.insert(scope.clone(), setting);
             Ok(Some(function))
         };
-        self.mutate(&target.name, None, judge).await?;
+        let mutation = self.mutate(&target.name, None, judge).await?;
         let shown = show(setting, LiveConcurrency::default());
         let response = types::PutProvisionedConcurrencyConfigResponse {
             requested_provisioned_concurrent_executions: shown.requested_provisioned_concurrent_executions,
@@ -73,7 +155,7 @@ impl ControlPlane {
             status_reason: None,
             last_modified: shown.last_modified,
         };
-        Ok((response, Provision { version, count: requested }))
+        Ok((response, mutation.provisions(Some(&scope))))
     }
 
     /// GetProvisionedConcurrencyConfig.
@@ -86,18 +168,19 @@ impl ControlPlane {
         request: &types::GetProvisionedConcurrencyConfigRequest,
         live: impl Fn(&FunctionVersion) -> LiveConcurrency,
     ) -> Result<types::GetProvisionedConcurrencyConfigResponse, ApiError> {
-        let target = self.provisionable(request.function_name.as_deref(), request.qualifier.as_deref())?;
-        let (number, version) = self.published(&target)?;
-        let function = self.function(&target.name).ok_or_else(|| self.not_found(&target))?;
-        let setting = function.attached.provisioned.get(&Scope::Version(number)).ok_or_else(|| {
+        let target = self.qualified(request.function_name.as_deref(), request.qualifier.as_deref())?;
+        let found = self.function_of(&target);
+        let function = self.provisionable(found.as_deref(), &target)?;
+        let scope = Scope::of(target.qualifier.as_ref());
+        let setting = function.attached.provisioned.get(&scope).ok_or_else(|| {
             ApiError::provisioned_concurrency_config_not_found(
                 "No Provisioned Concurrency Config found for this function",
             )
         })?;
-        Ok(show(*setting, live(&version)))
+        Ok(show(*setting, sum(function, &scope, *setting, live)))
     }
 
-    /// ListProvisionedConcurrencyConfigs.
+    /// ListProvisionedConcurrencyConfigs: of versions, then of aliases.
     ///
     /// # Errors
     /// ResourceNotFoundException; InvalidParameterValueException for a marker that is none.
@@ -107,20 +190,23 @@ impl ControlPlane {
         live: impl Fn(&FunctionVersion) -> LiveConcurrency,
     ) -> Result<types::ListProvisionedConcurrencyConfigsResponse, ApiError> {
         let (function, _) = self.find(request.function_name.as_deref(), None)?;
-        let items = provisioned(&function).map(|(number, setting)| (format!("{number:020}"), (number, setting)));
+        let items = function.attached.provisioned.iter().map(|(scope, setting)| {
+            // No name of an alias has digits only, so all of them come after all of the numbers.
+            let key = if let Scope::Version(number) = scope { format!("0 {number:020}") } else { format!("1 {scope}") };
+            (key, (scope, *setting))
+        });
         let (settings, next_marker) = page(items, request.marker.as_deref(), request.max_items)?;
-        let configs = settings.into_iter().filter_map(|(number, setting)| {
-            let version = function.version(VersionId::Number(number))?;
-            let shown = show(setting, live(version));
-            Some(types::ProvisionedConcurrencyConfigListItem {
-                function_arn: Some(version.qualified_arn()),
+        let configs = settings.into_iter().map(|(scope, setting)| {
+            let shown = show(setting, sum(&function, scope, setting, &live));
+            types::ProvisionedConcurrencyConfigListItem {
+                function_arn: Some(self.realm().function_arn(&function.name, Some(&scope.to_string()))),
                 requested_provisioned_concurrent_executions: shown.requested_provisioned_concurrent_executions,
                 available_provisioned_concurrent_executions: shown.available_provisioned_concurrent_executions,
                 allocated_provisioned_concurrent_executions: shown.allocated_provisioned_concurrent_executions,
                 status: shown.status,
                 status_reason: shown.status_reason,
                 last_modified: shown.last_modified,
-            })
+            }
         });
         Ok(types::ListProvisionedConcurrencyConfigsResponse {
             provisioned_concurrency_configs: Some(configs.collect()),
@@ -135,30 +221,24 @@ impl ControlPlane {
     pub async fn delete_provisioned_concurrency_config(
         &self,
         request: &types::DeleteProvisionedConcurrencyConfigRequest,
-    ) -> Result<Provision, ApiError> {
-        let target = self.provisionable(request.function_name.as_deref(), request.qualifier.as_deref())?;
-        let (number, version) = self.published(&target)?;
+    ) -> Result<Vec<Provision>, ApiError> {
+        let target = self.qualified(request.function_name.as_deref(), request.qualifier.as_deref())?;
         let judge = |found: Option<&Function>| {
-            let mut function = found.ok_or_else(|| self.not_found(&target))?.clone();
-            function.attached.provisioned.remove(&Scope::Version(number));
+            let mut function = self.provisionable(found, &target)?.clone();
+            function.attached.provisioned.remove(&Scope::of(target.qualifier.as_ref()));
             Ok(Some(function))
         };
-        self.mutate(&target.name, None, judge).await?;
-        Ok(Provision { version, count: 0 })
+        Ok(self.mutate(&target.name, None, judge).await?.provisions(None))
     }
 
-    /// Every setting there is: what has to be carried out after a restart.
+    /// All environments that are to be kept ready: what has to be carried out after a restart.
     pub fn provisions(&self) -> Vec<Provision> {
-        self.settings().map(|(version, setting)| Provision { version, count: setting.requested }).collect()
-    }
-
-    fn settings(&self) -> impl Iterator<Item = (Arc<FunctionVersion>, ProvisionedSetting)> {
-        self.functions().into_iter().flat_map(|function| {
-            let pairs = provisioned(&function);
-            let versions =
-                pairs.filter_map(|(number, setting)| Some((Arc::clone(function.versions.get(&number)?), setting)));
-            versions.collect::<Vec<_>>()
-        })
+        let functions = self.functions();
+        let provisions = functions.iter().flat_map(|function| {
+            let wanted = function.provisions();
+            wanted.keys().filter_map(|number| provision(function, *number, &wanted)).collect::<Vec<_>>()
+        });
+        provisions.collect()
     }
 
     /// Whether a function may have this much provisioned concurrency in all.
@@ -182,7 +262,8 @@ impl ControlPlane {
         }
     }
 
-    fn provisionable(&self, name: Option<&str>, qualifier: Option<&str>) -> Result<FunctionRef, ApiError> {
+    /// The reference of a request, which has to name a version or an alias.
+    fn qualified(&self, name: Option<&str>, qualifier: Option<&str>) -> Result<FunctionRef, ApiError> {
         let target = self.target(name, qualifier)?;
         if matches!(target.qualifier, None | Some(Qualifier::Latest)) {
             return Err(ApiError::invalid_parameter_value(
@@ -192,27 +273,44 @@ impl ControlPlane {
         Ok(target)
     }
 
-    /// The published version that a reference names.
-    fn published(&self, target: &FunctionRef) -> Result<(u64, Arc<FunctionVersion>), ApiError> {
-        let bare = FunctionRef { qualifier: None, ..target.clone() };
-        let function = self.function(&target.name).filter(|_| target.account == self.realm().account);
-        let function = function.ok_or_else(|| self.not_found(&bare))?;
-        match version_id(target.qualifier.as_ref()) {
-            Some(VersionId::Number(number)) => {
-                let version = function.versions.get(&number).ok_or_else(|| self.not_found(target))?;
-                Ok((number, Arc::clone(version)))
+    /// The function, if it has the version or the alias that the reference names.
+    fn provisionable<'a>(&self, found: Option<&'a Function>, target: &FunctionRef) -> Result<&'a Function, ApiError> {
+        let ours = found.filter(|_| target.account == self.realm().account);
+        ours.filter(|function| function.named(target.qualifier.as_ref()).is_some()).ok_or_else(|| {
+            match target.qualifier {
+                Some(Qualifier::Alias(_)) => {
+                    ApiError::resource_not_found(format!("Cannot find alias arn: {}", self.realm().arn_of(target)))
+                }
+                _ => self.not_found(target),
             }
-            Some(VersionId::Latest) | None => {
-                Err(ApiError::resource_not_found(format!("Cannot find alias arn: {}", self.realm().arn_of(target))))
-            }
-        }
+        })
     }
 }
 
-fn provisioned(function: &Function) -> impl Iterator<Item = (u64, ProvisionedSetting)> {
-    function.attached.provisioned.iter().filter_map(|(scope, setting)| match scope {
-        Scope::Version(number) => Some((*number, *setting)),
-        Scope::Function | Scope::Alias(_) => None,
+fn unpublished() -> ApiError {
+    ApiError::invalid_parameter_value(
+        "Provisioned Concurrency Configs cannot be applied to unpublished function versions.",
+    )
+}
+
+fn provision(function: &Function, number: u64, wanted: &BTreeMap<u64, u32>) -> Option<Provision> {
+    let version = Arc::clone(function.versions.get(&number)?);
+    Some(Provision { version, count: wanted.get(&number).copied().unwrap_or_default() })
+}
+
+/// What is there of a setting, over the versions that its environments are of.
+fn sum(
+    function: &Function,
+    scope: &Scope,
+    setting: ProvisionedSetting,
+    live: impl Fn(&FunctionVersion) -> LiveConcurrency,
+) -> LiveConcurrency {
+    let shares = function.shares(scope, setting.requested).into_iter();
+    let versions = shares.filter_map(|(number, _)| function.versions.get(&number));
+    versions.map(|version| live(version)).fold(LiveConcurrency::default(), |sum, one| LiveConcurrency {
+        allocated: sum.allocated + one.allocated,
+        available: sum.available + one.available,
+        failed: sum.failed || one.failed,
     })
 }
 
@@ -230,6 +328,15 @@ fn show(setting: ProvisionedSetting, live: LiveConcurrency) -> types::GetProvisi
         allocated_provisioned_concurrent_executions: Some(int(live.allocated)),
         status: Some(status.to_owned()),
         status_reason: reason,
-        last_modified: Some(setting.last_modified.to_string()),
+        last_modified: Some(seconds(setting.last_modified)),
+    }
+}
+
+/// Unlike elsewhere in the API, without milliseconds: `2026-01-02T03:04:05+0000`.
+fn seconds(moment: Timestamp) -> String {
+    let text = moment.to_string();
+    match text.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}+0000"),
+        None => text,
     }
 }

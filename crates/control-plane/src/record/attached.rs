@@ -74,8 +74,25 @@ pub struct Alias {
     pub version: VersionId,
     pub description: String,
     /// A version besides, and its share.
+    #[serde(with = "by_number")]
     pub routing: BTreeMap<u64, Weight>,
     pub revision_id: String,
+}
+
+/// Maps by version number. This struct is flattened into its function's document, and what is flattened reads the keys of
+/// maps as strings and as nothing else.
+mod by_number {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(map: &BTreeMap<u64, Weight>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(map.iter().map(|(number, value)| (number.to_string(), value)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u64, Weight>, D::Error> {
+        let texts = BTreeMap::<String, Weight>::deserialize(deserializer)?;
+        let numbers = texts.into_iter().map(|(text, value)| Ok((text.parse()?, value)));
+        numbers.collect::<Result<_, std::num::ParseIntError>>().map_err(serde::de::Error::custom)
+    }
 }
 
 /// All that hangs on a function. What a document lacks is as on a new function.

@@ -69,7 +69,7 @@ async fn weights_share_the_invocations() {
     assert_eq!(world.plane.resolve("f", Some("live"), 0.0).unwrap().version.id.to_string(), "1");
     world.plane.update_alias(&change(json!({"RoutingConfig": weights("2", 1.0)}))).await.unwrap();
     assert_eq!(world.plane.resolve("f", Some("live"), 0.9999).unwrap().version.id.to_string(), "2");
-    let updated = world.plane.update_alias(&change(json!({"RoutingConfig": {}}))).await.unwrap();
+    let (updated, _) = world.plane.update_alias(&change(json!({"RoutingConfig": {}}))).await.unwrap();
     assert_eq!(updated.routing_config, None);
 }
 
@@ -81,21 +81,21 @@ async fn an_update_changes_what_it_names_and_always_the_revision() {
         .create_alias(&alias(json!({"Description": "d", "RoutingConfig": weights("2", 0.5)})))
         .await
         .unwrap();
-    let same = world.plane.update_alias(&change(json!({}))).await.unwrap();
+    let (same, _) = world.plane.update_alias(&change(json!({}))).await.unwrap();
     assert_ne!(same.revision_id, first.revision_id);
     assert_eq!(types::AliasConfiguration { revision_id: first.revision_id.clone(), ..same.clone() }, first);
     let stale = change(json!({"Description": "e", "RevisionId": first.revision_id}));
     let error = world.plane.update_alias(&stale).await.unwrap_err();
     assert_eq!((error.name, error.status), ("PreconditionFailedException", 412));
     let fresh = change(json!({"Description": "e", "RevisionId": same.revision_id}));
-    let updated = world.plane.update_alias(&fresh).await.unwrap();
+    let (updated, _) = world.plane.update_alias(&fresh).await.unwrap();
     assert_eq!(updated.description.as_deref(), Some("e"));
     assert_eq!(updated.routing_config, first.routing_config);
     let error = world.plane.update_alias(&change(json!({"FunctionVersion": "2"}))).await.unwrap_err();
     let expected = "Invalid function version 2. Function version 2 is already included in routing configuration.";
     assert_eq!(said(&error), ("InvalidParameterValueException", expected));
     let moved = change(json!({"FunctionVersion": "2", "RoutingConfig": weights("1", 0.1)}));
-    assert_eq!(world.plane.update_alias(&moved).await.unwrap().function_version.as_deref(), Some("2"));
+    assert_eq!(world.plane.update_alias(&moved).await.unwrap().0.function_version.as_deref(), Some("2"));
 }
 
 #[tokio::test]

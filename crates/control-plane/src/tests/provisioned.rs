@@ -1,7 +1,9 @@
 //! Provisioned concurrency.
 
+use super::aliases::{alias, change, with_versions};
 use super::*;
-use crate::LiveConcurrency;
+use crate::record::VersionId;
+use crate::{LiveConcurrency, Provision};
 
 fn put(qualifier: &str, count: i32) -> types::PutProvisionedConcurrencyConfigRequest {
     types::PutProvisionedConcurrencyConfigRequest {
@@ -21,6 +23,12 @@ fn delete(qualifier: &str) -> types::DeleteProvisionedConcurrencyConfigRequest {
     types::DeleteProvisionedConcurrencyConfigRequest { function_name, qualifier }
 }
 
+/// Versions and how many environments they shall have.
+fn counts(provisions: &[Provision]) -> Vec<(u64, u32)> {
+    let number = |id: VersionId| if let VersionId::Number(number) = id { number } else { 0 };
+    provisions.iter().map(|provision| (number(provision.version.id), provision.count)).collect()
+}
+
 async fn with_version() -> World {
     let world = World::new().await;
     world.active("f").await;
@@ -31,11 +39,12 @@ async fn with_version() -> World {
 #[tokio::test]
 async fn a_setting_becomes_ready_as_environments_do() {
     let mut world = with_version().await;
-    let (answer, provision) = world.plane.put_provisioned_concurrency_config(&put("1", 5), NOW).await.unwrap();
+    let (answer, provisions) = world.plane.put_provisioned_concurrency_config(&put("1", 5), NOW).await.unwrap();
     assert_eq!(answer.status.as_deref(), Some("IN_PROGRESS"));
     assert_eq!(answer.requested_provisioned_concurrent_executions, Some(5));
     assert_eq!(answer.allocated_provisioned_concurrent_executions, Some(0));
-    assert_eq!((provision.version.id.to_string().as_str(), provision.count), ("1", 5));
+    assert_eq!(counts(&provisions), [(1, 5)]);
+    assert_eq!(answer.last_modified.as_deref(), Some("2026-01-02T03:04:05+0000"));
     world.restart().await;
     assert_eq!(world.plane.provisions()[0].count, 5);
     let status = |allocated, available, failed| {
@@ -53,7 +62,7 @@ async fn a_setting_becomes_ready_as_environments_do() {
     let listed = listed.provisioned_concurrency_configs.unwrap();
     assert_eq!(listed[0].function_arn.as_deref(), Some("arn:aws:lambda:us-east-1:123456789012:function:f:1"));
 
-    assert_eq!(world.plane.delete_provisioned_concurrency_config(&delete("1")).await.unwrap().count, 0);
+    assert_eq!(world.plane.delete_provisioned_concurrency_config(&delete("1")).await.unwrap()[0].count, 0);
     world.plane.delete_provisioned_concurrency_config(&delete("1")).await.unwrap();
     let error = world.plane.get_provisioned_concurrency_config(&get("1"), |_| LiveConcurrency::default()).unwrap_err();
     let expected = "No Provisioned Concurrency Config found for this function";
@@ -93,4 +102,71 @@ async fn a_setting_goes_with_its_version() {
     world.plane.put_provisioned_concurrency_config(&put("1", 5), NOW).await.unwrap();
     world.plane.delete_function(&delete_request("f", Some("1"))).await.unwrap();
     assert!(world.plane.provisions().is_empty());
+}
+
+#[tokio::test]
+async fn environments_of_an_alias_are_its_versions_and_move_with_it() {
+    let mut world = with_versions().await;
+    world.plane.create_alias(&alias(json!({}))).await.unwrap();
+    let (_, provisions) = world.plane.put_provisioned_concurrency_config(&put("live", 5), NOW).await.unwrap();
+    assert_eq!(counts(&provisions), [(1, 5)]);
+    let (_, provisions) = world.plane.update_alias(&change(json!({"FunctionVersion": "2"}))).await.unwrap();
+    assert_eq!(counts(&provisions), [(1, 0), (2, 5)]);
+    let weights = json!({"RoutingConfig": {"AdditionalVersionWeights": {"1": 0.3}}});
+    let (_, provisions) = world.plane.update_alias(&change(weights)).await.unwrap();
+    assert_eq!(counts(&provisions), [(1, 2), (2, 3)]);
+    let (_, provisions) = world.plane.update_alias(&change(json!({"Description": "d"}))).await.unwrap();
+    assert_eq!(counts(&provisions), []);
+    world.restart().await;
+    assert_eq!(counts(&world.plane.provisions()), [(1, 2), (2, 3)]);
+    // What is there of both versions counts.
+    let live = |version: &crate::record::FunctionVersion| {
+        let allocated = if version.id == VersionId::Number(1) { 2 } else { 3 };
+        LiveConcurrency { allocated, available: 1, failed: false }
+    };
+    let shown = world.plane.get_provisioned_concurrency_config(&get("live"), live).unwrap();
+    assert_eq!(shown.status.as_deref(), Some("READY"));
+    assert_eq!(shown.available_provisioned_concurrent_executions, Some(2));
+    let request = types::DeleteAliasRequest { function_name: Some("f".to_owned()), name: Some("live".to_owned()) };
+    assert_eq!(counts(&world.plane.delete_alias(&request).await.unwrap()), [(1, 0), (2, 0)]);
+    assert!(world.plane.provisions().is_empty());
+}
+
+#[tokio::test]
+async fn a_version_has_the_environments_of_one_setting() {
+    let world = with_versions().await;
+    world.plane.create_alias(&alias(json!({}))).await.unwrap();
+    world.plane.create_alias(&alias(json!({"Name": "also"}))).await.unwrap();
+    world.plane.create_alias(&alias(json!({"Name": "latest", "FunctionVersion": "$LATEST"}))).await.unwrap();
+    let put = async |qualifier| world.plane.put_provisioned_concurrency_config(&put(qualifier, 1), NOW).await;
+    let of_alias = "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version";
+    let of_version = "Version is pointed by a Provisioned Concurrency alias";
+    put("live").await.unwrap();
+    assert_eq!(said(&put("1").await.unwrap_err()), ("ResourceConflictException", of_version));
+    assert_eq!(said(&put("also").await.unwrap_err()), ("ResourceConflictException", of_alias));
+    put("2").await.unwrap();
+    let error = world.plane.update_alias(&change(json!({"FunctionVersion": "2"}))).await.unwrap_err();
+    assert_eq!(said(&error), ("ResourceConflictException", of_alias));
+    let unpublished = "Provisioned Concurrency Configs cannot be applied to unpublished function versions.";
+    assert_eq!(put("latest").await.unwrap_err().message, unpublished);
+    let error = world.plane.update_alias(&change(json!({"FunctionVersion": "$LATEST"}))).await.unwrap_err();
+    assert_eq!(error.message, unpublished);
+    world.plane.delete_provisioned_concurrency_config(&delete("live")).await.unwrap();
+    put("also").await.unwrap();
+
+    let list = types::ListProvisionedConcurrencyConfigsRequest {
+        function_name: Some("f".to_owned()),
+        max_items: Some(1),
+        ..Default::default()
+    };
+    let arns = |marker: Option<String>| {
+        let list = types::ListProvisionedConcurrencyConfigsRequest { marker, ..list.clone() };
+        let page = world.plane.list_provisioned_concurrency_configs(&list, |_| LiveConcurrency::default()).unwrap();
+        let arns = page.provisioned_concurrency_configs.unwrap().into_iter().filter_map(|config| config.function_arn);
+        (arns.collect::<Vec<_>>().join(" "), page.next_marker)
+    };
+    let (first, marker) = arns(None);
+    let (second, end) = arns(marker);
+    let arn = "arn:aws:lambda:us-east-1:123456789012:function:f";
+    assert_eq!((first, second, end), (format!("{arn}:2"), format!("{arn}:also"), None));
 }

@@ -2,7 +2,7 @@
 
 use aws_model::ApiError;
 
-use super::Input;
+use super::{Input, concurrency};
 use crate::app::App;
 use crate::reply::Reply;
 
@@ -15,7 +15,9 @@ pub(super) fn get(app: &App, input: &Input) -> Result<Reply, ApiError> {
 }
 
 pub(super) async fn update(app: &App, input: &Input) -> Result<Reply, ApiError> {
-    Ok(input.answer(&app.control_plane.update_alias(&input.decode()?).await?))
+    let (answer, provisions) = app.control_plane.update_alias(&input.decode()?).await?;
+    provisions.iter().for_each(|provision| app.provision(provision));
+    Ok(input.answer(&answer))
 }
 
 pub(super) fn list(app: &App, input: &Input) -> Result<Reply, ApiError> {
@@ -23,6 +25,8 @@ pub(super) fn list(app: &App, input: &Input) -> Result<Reply, ApiError> {
 }
 
 pub(super) async fn delete(app: &App, input: &Input) -> Result<Reply, ApiError> {
-    app.control_plane.delete_alias(&input.decode()?).await?;
+    let provisions = app.control_plane.delete_alias(&input.decode()?).await?;
+    concurrency::tell(app, input);
+    provisions.iter().for_each(|provision| app.provision(provision));
     Ok(input.answer(&()))
 }

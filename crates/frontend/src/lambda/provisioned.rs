@@ -11,9 +11,9 @@ use crate::reply::Reply;
 
 pub(super) async fn put(app: &App, input: &Input) -> Result<Reply, ApiError> {
     let now = Timestamp::from(SystemTime::now());
-    let (response, provision) = app.control_plane.put_provisioned_concurrency_config(&input.decode()?, now).await?;
+    let (response, provisions) = app.control_plane.put_provisioned_concurrency_config(&input.decode()?, now).await?;
     concurrency::tell(app, input);
-    app.provision(&provision);
+    provisions.iter().for_each(|provision| app.provision(provision));
     Ok(input.answer(&response))
 }
 
@@ -28,8 +28,8 @@ pub(super) fn list(app: &App, input: &Input) -> Result<Reply, ApiError> {
 }
 
 pub(super) async fn delete(app: &App, input: &Input) -> Result<Reply, ApiError> {
-    let provision = app.control_plane.delete_provisioned_concurrency_config(&input.decode()?).await?;
+    let provisions = app.control_plane.delete_provisioned_concurrency_config(&input.decode()?).await?;
     concurrency::tell(app, input);
-    app.provision(&provision);
+    provisions.iter().for_each(|provision| app.provision(provision));
     Ok(input.answer(&()))
 }
