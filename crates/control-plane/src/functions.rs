@@ -59,6 +59,12 @@ impl ControlPlane {
         if self.function(&name).is_some() {
             return Err(exists());
         }
+        // Held until the function is there, so that what it follows is not deleted in between.
+        let _signing = match &request.code_signing_config_arn {
+            Some(_) => Some(self.inner.signing.lock().await),
+            None => None,
+        };
+        let code_signing = self.signing_of_create(request.code_signing_config_arn.as_deref())?;
         let publish = request.publish == Some(true);
         let (Taken { code, reference }, guard) = self.store_code(&package).await?;
         let copies = if publish { 2 } else { 1 };
@@ -94,6 +100,7 @@ impl ControlPlane {
                             next_version: 1,
                             attached: Attached {
                                 tags: request.tags.clone().unwrap_or_default(),
+                                code_signing,
                                 ..Attached::default()
                             },
                         };

@@ -35,7 +35,7 @@ const MOST_LISTED: usize = 100;
 
 /// The table of mappings.
 pub(crate) struct Mappings {
-    shelf: Shelf<Mapping>,
+    pub(crate) shelf: Shelf<Mapping>,
     /// Told of every change.
     changed: Notify,
 }

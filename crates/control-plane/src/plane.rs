@@ -15,7 +15,7 @@ use store::{Blobs, CommitError, Digest, Metadata, StoreError};
 
 use crate::mappings::Mappings;
 use crate::objects::Objects;
-use crate::record::{Function, FunctionVersion, Layer, VersionId};
+use crate::record::{CodeSigning, Function, FunctionVersion, Layer, VersionId};
 use crate::roles::Roles;
 use crate::shelf::Shelf;
 use crate::tables::{self, OpenError, Stored};
@@ -92,6 +92,10 @@ pub(crate) struct Inner {
     collecting: Arc<tokio::sync::RwLock<()>>,
     /// Held while the sum of all provisioned concurrency is judged and changed.
     pub provisioning: tokio::sync::Mutex<()>,
+    /// By id.
+    pub code_signing: Shelf<CodeSigning>,
+    /// Held while a function begins to follow a code signing configuration, and while one is deleted.
+    pub signing: tokio::sync::Mutex<()>,
 }
 
 /// A function version that a name and qualifier lead to.
@@ -118,6 +122,7 @@ impl ControlPlane {
         let roles = Roles::open(Arc::clone(&metadata), settings.account_id.clone()).await?;
         let layers = Shelf::open(Arc::clone(&metadata), tables::LAYERS).await?;
         let mappings = Mappings::open(Arc::clone(&metadata)).await?;
+        let code_signing = Shelf::open(Arc::clone(&metadata), tables::CODE_SIGNING).await?;
         let inner = Inner {
             realm: Realm { region: settings.region, account: settings.account_id },
             limits: settings.limits,
@@ -134,6 +139,8 @@ impl ControlPlane {
             blob_gate: Arc::default(),
             collecting: Arc::default(),
             provisioning: tokio::sync::Mutex::default(),
+            code_signing,
+            signing: tokio::sync::Mutex::default(),
         };
         let plane = Self { inner: Arc::new(inner) };
         plane.sweep_blobs().await;

@@ -9,7 +9,10 @@
 //! ```
 
 mod attached;
+mod governance;
 mod layer;
+mod signing;
+mod url;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +28,10 @@ use time::macros::format_description;
 use crate::objects::ObjectRef;
 
 pub use self::attached::{Alias, Attached, ProvisionedSetting, Scope, Weight};
+pub use self::governance::{EventInvoke, RecursiveLoop, RuntimeUpdate};
 pub use self::layer::{Layer, LayerVersion};
+pub use self::signing::{CodeSigning, SigningPolicy};
+pub use self::url::{Cors, InvokeMode, UrlAuth, UrlConfig};
 
 /// A moment, in milliseconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aws_model::ApiError;
-use aws_model::arn::{FunctionRef, Qualifier};
+use aws_model::arn::{FunctionRef, Qualifier, Realm};
 
 use crate::functions::revision_id;
 use crate::plane::ControlPlane;
@@ -68,4 +68,26 @@ pub(crate) fn renew(function: &mut Function, scope: &Scope) -> String {
         Arc::make_mut(version).revision_id.clone_from(&revision);
     }
     revision
+}
+
+/// The ARN of a scope, with `$LATEST` for the function itself.
+pub(crate) fn qualified_arn(realm: &Realm, name: &str, scope: &Scope) -> String {
+    realm.function_arn(name, Some(&scope.to_string()))
+}
+
+/// The ARN of a scope, without a qualifier for the function itself.
+pub(crate) fn arn(realm: &Realm, name: &str, scope: &Scope) -> String {
+    match scope {
+        Scope::Function => realm.function_arn(name, None),
+        Scope::Version(_) | Scope::Alias(_) => qualified_arn(realm, name, scope),
+    }
+}
+
+/// The key of a scope in lists: the function itself, then its versions in order, then its aliases.
+pub(crate) fn list_key(scope: &Scope) -> String {
+    match scope {
+        Scope::Function => "0".to_owned(),
+        Scope::Version(number) => format!("1{number:020}"),
+        Scope::Alias(name) => format!("2{name}"),
+    }
 }

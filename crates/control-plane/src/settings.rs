@@ -64,7 +64,6 @@ pub(crate) fn of_create(
     check_no_image(request.image_config.is_some(), "ImageConfig", "creating")?;
     let uri = request.code.as_ref().is_some_and(|code| code.image_uri.is_some());
     check_no_image(uri, "ImageUri", "creating")?;
-    unsupported(request.code_signing_config_arn.is_some(), "CodeSigningConfigArn")?;
     unsupported(request.capacity_provider_config.is_some(), "CapacityProviderConfig")?;
     unsupported(request.publish_to.is_some(), "PublishTo")?;
     unsupported(request.durable_config.is_some(), "DurableConfig")?;

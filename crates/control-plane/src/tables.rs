@@ -13,6 +13,7 @@ use crate::record::{Attached, Function, FunctionVersion, VersionId};
 
 pub(crate) const FUNCTIONS: &str = "functions";
 pub(crate) const VERSIONS: &str = "versions";
+pub(crate) const CODE_SIGNING: &str = "code_signing_configs";
 pub(crate) const ROLES: &str = "roles";
 pub(crate) const LAYERS: &str = "layers";
 

@@ -1,6 +1,7 @@
 //! The control plane through its API, over in-memory and SQLite stores.
 
 mod aliases;
+mod attachments;
 mod concurrency;
 mod durability;
 mod functions;

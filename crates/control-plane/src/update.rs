@@ -84,6 +84,7 @@ impl ControlPlane {
         let target = self.unqualified(request.function_name.as_deref())?;
         let (function, _) = self.find(request.function_name.as_deref(), None)?;
         check_revision(&function, request.revision_id.as_deref())?;
+        self.check_signature(&function)?;
         let package = Source::of_update(request).package()?;
         let dry_run = request.dry_run == Some(true);
         let publish = request.publish == Some(true);
@@ -169,6 +170,9 @@ impl ControlPlane {
         let judge = |found: Option<&Function>| {
             let function = found.ok_or_else(|| self.not_found(&target))?;
             check_revision(function, request.revision_id.as_deref())?;
+            if request.layers.as_ref().is_some_and(|layers| !layers.is_empty()) {
+                self.check_signature(function)?;
+            }
             // Judged first: a request that is wrong in itself is answered so, even while an update is in progress.
             let settings = settings::of_update(self, &function.latest.settings, request)?;
             self.check_unzipped(&function.latest.code, &settings.layers)?;

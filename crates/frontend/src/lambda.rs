@@ -3,8 +3,10 @@
 mod account;
 mod aliases;
 mod capacity;
+mod code_signing;
 mod concurrency;
 mod durable;
+mod event_invoke;
 mod functions;
 mod invoke;
 mod layers;
@@ -12,6 +14,10 @@ pub(crate) mod mappings;
 mod payload;
 mod permissions;
 mod provisioned;
+mod recursion;
+mod runtime_management;
+mod tags;
+mod urls;
 mod versions;
 
 use std::sync::Arc;
@@ -166,6 +172,16 @@ async fn operate(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
         Operation::GetPolicy => permissions::get(app, input),
 
         // Function URLs and event-invoke configs
+        Operation::CreateFunctionUrlConfig => urls::create(app, input).await,
+        Operation::GetFunctionUrlConfig => urls::get(app, input),
+        Operation::UpdateFunctionUrlConfig => urls::update(app, input).await,
+        Operation::DeleteFunctionUrlConfig => urls::delete(app, input).await,
+        Operation::ListFunctionUrlConfigs => urls::list(app, input),
+        Operation::PutFunctionEventInvokeConfig => event_invoke::put(app, input).await,
+        Operation::UpdateFunctionEventInvokeConfig => event_invoke::update(app, input).await,
+        Operation::GetFunctionEventInvokeConfig => event_invoke::get(app, input),
+        Operation::DeleteFunctionEventInvokeConfig => event_invoke::delete(app, input).await,
+        Operation::ListFunctionEventInvokeConfigs => event_invoke::list(app, input),
 
         // Event source mappings
         Operation::CreateEventSourceMapping => mappings::create(app, input).await,
@@ -175,6 +191,22 @@ async fn operate(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
         Operation::DeleteEventSourceMapping => mappings::delete(app, input).await,
 
         // Tags, recursion, runtime management, code signing
+        Operation::TagResource => tags::tag(app, input).await,
+        Operation::UntagResource => tags::untag(app, input).await,
+        Operation::ListTags => tags::list(app, input),
+        Operation::PutFunctionRecursionConfig => recursion::put(app, input).await,
+        Operation::GetFunctionRecursionConfig => recursion::get(app, input),
+        Operation::PutRuntimeManagementConfig => runtime_management::put(app, input).await,
+        Operation::GetRuntimeManagementConfig => runtime_management::get(app, input),
+        Operation::CreateCodeSigningConfig => code_signing::create(app, input).await,
+        Operation::GetCodeSigningConfig => code_signing::get(app, input),
+        Operation::UpdateCodeSigningConfig => code_signing::update(app, input).await,
+        Operation::DeleteCodeSigningConfig => code_signing::delete(app, input).await,
+        Operation::ListCodeSigningConfigs => code_signing::list(app, input),
+        Operation::ListFunctionsByCodeSigningConfig => code_signing::functions(app, input),
+        Operation::PutFunctionCodeSigningConfig => code_signing::put_for_function(app, input).await,
+        Operation::GetFunctionCodeSigningConfig => code_signing::get_for_function(app, input),
+        Operation::DeleteFunctionCodeSigningConfig => code_signing::delete_for_function(app, input).await,
 
         // Durable executions and capacity providers
         Operation::ListDurableExecutionsByFunction => durable::list(app, input),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use aws_model::arn::Qualifier;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Timestamp, VersionId};
+use super::{EventInvoke, RecursiveLoop, RuntimeUpdate, Timestamp, UrlConfig, VersionId};
 use crate::policy::Policy;
 
 /// What of a function a setting belongs to. As a key of a document: `$LATEST`, `3`, `live`.
@@ -105,12 +105,23 @@ pub struct Attached {
     pub provisioned: BTreeMap<Scope, ProvisionedSetting>,
     /// Concurrent executions that are kept for this function and that it cannot exceed.
     pub reserved: Option<u32>,
+    /// Of the function and of its aliases.
+    pub urls: BTreeMap<Scope, UrlConfig>,
+    pub event_invoke: BTreeMap<Scope, EventInvoke>,
+    pub recursion: RecursiveLoop,
+    /// Of `$LATEST` and of versions.
+    pub runtime_updates: BTreeMap<Scope, RuntimeUpdate>,
+    /// The id of the code signing configuration that the function follows.
+    pub code_signing: Option<String>,
 }
 
 impl Attached {
     /// Takes away what belongs to a scope that is gone.
     pub(crate) fn forget(&mut self, scope: &Scope) {
         self.policies.remove(scope);
+        self.urls.remove(scope);
+        self.event_invoke.remove(scope);
+        self.runtime_updates.remove(scope);
         self.provisioned.remove(scope);
     }
 }
