@@ -10,6 +10,7 @@
 
 mod account;
 mod aliases;
+pub mod authorization;
 mod capacity;
 mod code;
 mod code_signing;

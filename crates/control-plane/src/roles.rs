@@ -1,17 +1,21 @@
-//! IAM roles, as far as tools need them to deploy a function: stored and returned, not enforced.
+//! IAM roles, as far as tools need them to deploy a function, and the policies of the account that hang on them. What
+//! they allow is decided in [`crate::authorization`].
 //!
 //! The rules are IAM's; the query protocol that speaks them is the frontend's.
 
 mod checks;
+mod policies;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use store::{Expect, Metadata, Write};
 use uuid::Uuid;
 
+use crate::authorization::{self, Document};
 use crate::record::Timestamp;
+use crate::shelf::Shelf;
 use crate::tables::{self, OpenError, ROLES};
 
 /// A role.
@@ -35,6 +39,8 @@ pub struct Role {
     /// Inline policies by name, JSON as it was given.
     pub inline: BTreeMap<String, String>,
 }
+
+pub use policies::{ManagedPolicy, NewPolicy};
 
 /// What CreateRole takes.
 #[derive(Debug, Clone, Default)]
@@ -62,12 +68,31 @@ pub enum RoleError {
     NoSuchInlinePolicy(String),
     #[error("Policy {0} does not exist or is not attachable.")]
     NoSuchManagedPolicy(String),
+    #[error("Policy {0} does not exist.")]
+    NoSuchPolicy(String),
+    #[error("Policy {0} version {1} does not exist or is not attachable.")]
+    NoSuchVersion(String, String),
+    #[error("A policy called {0} already exists. Duplicate names are not allowed.")]
+    PolicyExists(String),
+    #[error("Cannot delete a policy attached to entities.")]
+    PolicyInUse,
+    #[error(
+        "This policy has more than one version. Before you delete a policy, you must delete the policy's versions. The \
+         default version is deleted with the policy."
+    )]
+    PolicyVersions,
+    #[error("Cannot delete the default version of a policy.")]
+    DefaultVersion,
+    #[error(
+        "A managed policy can have up to 5 versions. Before you create a new version, you must delete an existing version."
+    )]
+    TooManyVersions,
     #[error("Cannot delete entity, must detach all policies first.")]
     PoliciesAttached,
     #[error("Cannot delete entity, must delete policies first.")]
     InlinePolicies,
     #[error("{0}")]
-    MalformedPolicy(&'static str),
+    MalformedPolicy(String),
     #[error("{0}")]
     Validation(String),
     #[error("The change could not be stored.")]
@@ -78,11 +103,17 @@ impl RoleError {
     /// The error code of the query protocol.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::AlreadyExists(_) => "EntityAlreadyExists",
+            Self::AlreadyExists(_) | Self::PolicyExists(_) => "EntityAlreadyExists",
+            Self::NoSuchPolicy(_) | Self::NoSuchVersion(..) => "NoSuchEntity",
+            Self::TooManyVersions => "LimitExceeded",
             Self::NoSuchRole(_) | Self::NotAttached(_) | Self::NoSuchInlinePolicy(_) | Self::NoSuchManagedPolicy(_) => {
                 "NoSuchEntity"
             }
-            Self::PoliciesAttached | Self::InlinePolicies => "DeleteConflict",
+            Self::PoliciesAttached
+            | Self::InlinePolicies
+            | Self::PolicyInUse
+            | Self::PolicyVersions
+            | Self::DefaultVersion => "DeleteConflict",
             Self::MalformedPolicy(_) => "MalformedPolicyDocument",
             Self::Validation(_) => "ValidationError",
             Self::Store => "ServiceFailure",
@@ -92,6 +123,12 @@ impl RoleError {
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
+            Self::NoSuchPolicy(_) | Self::NoSuchVersion(..) => 404,
+            Self::PolicyExists(_)
+            | Self::PolicyInUse
+            | Self::PolicyVersions
+            | Self::DefaultVersion
+            | Self::TooManyVersions => 409,
             Self::AlreadyExists(_) | Self::PoliciesAttached | Self::InlinePolicies => 409,
             Self::NoSuchRole(_) | Self::NotAttached(_) | Self::NoSuchInlinePolicy(_) | Self::NoSuchManagedPolicy(_) => {
                 404
@@ -114,7 +151,14 @@ struct Inner {
     /// Lower-case name to role: IAM's names differ in more than case.
     roles: RwLock<BTreeMap<String, Arc<Role>>>,
     writer: Arc<tokio::sync::Mutex<()>>,
+    /// The account's own policies, by ARN. Changed under `writer` only.
+    policies: Shelf<ManagedPolicy>,
+    /// What roles are allowed, understood, with the role as it was; emptied when a policy changes.
+    understood: RwLock<HashMap<String, (Arc<Role>, Documents)>>,
 }
+
+/// The identity policies of a role.
+pub(crate) type Documents = Arc<[Document]>;
 
 impl Roles {
     pub(crate) async fn open(metadata: Arc<dyn Metadata>, account: String) -> Result<Self, OpenError> {
@@ -123,7 +167,37 @@ impl Roles {
             let role: Role = tables::decode(ROLES, &key, &entry)?;
             roles.insert(key, Arc::new(role));
         }
-        Ok(Self { inner: Arc::new(Inner { metadata, account, roles: RwLock::new(roles), writer: Arc::default() }) })
+        let policies = Shelf::open(Arc::clone(&metadata), policies::TABLE).await?;
+        let inner = Inner {
+            metadata,
+            account,
+            roles: RwLock::new(roles),
+            writer: Arc::default(),
+            policies,
+            understood: RwLock::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The identity policies of a role: inline ones and attached ones.
+    pub(crate) fn documents(&self, role: &Arc<Role>) -> Documents {
+        let understood = self.inner.understood.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, documents)) = understood.get(&role.name)
+            && Arc::ptr_eq(known, role)
+        {
+            return Arc::clone(documents);
+        }
+        drop(understood);
+        // Locked before the policies are read: one that changes meanwhile empties the table afterwards.
+        let mut understood = self.inner.understood.write().unwrap_or_else(PoisonError::into_inner);
+        let inline = role.inline.values().cloned();
+        let attached = role.attached.keys().filter_map(|arn| {
+            let own = || self.inner.policies.get(arn).map(|policy| policy.document().to_owned());
+            authorization::managed(arn).or_else(own)
+        });
+        let documents: Documents = inline.chain(attached).map(|text| Document::parse_or_deny(&text)).collect();
+        understood.insert(role.name.clone(), (Arc::clone(role), Arc::clone(&documents)));
+        documents
     }
 
     /// CreateRole.
@@ -232,7 +306,11 @@ impl Roles {
     pub async fn attach(&self, name: &str, policy_arn: &str) -> Result<(), RoleError> {
         let policy_name = checks::policy_arn(policy_arn)?;
         let arn = policy_arn.to_owned();
+        let policies = self.inner.policies.clone();
         self.change(name, move |role| {
+            if !arn.contains("::aws:policy/") && policies.get(&arn).is_none() {
+                return Err(RoleError::NoSuchManagedPolicy(arn));
+            }
             role.attached.insert(arn, policy_name);
             Ok(())
         })
@@ -373,6 +451,9 @@ impl Inner {
             Some(role) => drop(roles.insert(key, role)),
             None => drop(roles.remove(&key)),
         }
+        drop(roles);
+        // Roles that went leave nothing behind here.
+        self.understood.write().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
     }
 }
@@ -384,9 +465,14 @@ fn key(name: &str) -> String {
 
 /// `AROA` and 17 characters of IAM's alphabet, out of 122 random bits.
 fn role_id() -> String {
+    unique_id("AROA")
+}
+
+/// An id of IAM's: four letters that tell the kind, and 17 characters.
+fn unique_id(kind: &str) -> String {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let mut random = Uuid::new_v4().as_u128();
-    let mut id = String::from("AROA");
+    let mut id = String::from(kind);
     for _ in 0..17 {
         id.push(char::from(ALPHABET[(random % 32) as usize]));
         random /= 32;

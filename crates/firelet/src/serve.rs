@@ -2,13 +2,15 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use aws_client::logs::{Event, Writer};
 use aws_client::{Client, Service};
 use control_plane::objects::{NoObjects, Objects};
-use control_plane::sessions::Sessions;
+use control_plane::record::Timestamp;
+use control_plane::roles::Roles;
+use control_plane::sessions::{NewSession, Sessions};
 use control_plane::{ControlPlane, Limits, Settings};
 use frontend::{Deps, Frontend, S3Objects};
 use runtimes::Catalog;
@@ -20,7 +22,7 @@ use sandbox::net::{NetOptions, NetworkMode};
 use store::{Blobs, FileBlobs, SqliteMetadata};
 use telemetry::{LogOptions, LogStore};
 use tokio::signal::unix::{SignalKind, signal};
-use worker::Worker;
+use worker::{Credentials, IssueCredentials, Worker};
 use worker_manager::WorkerManager;
 
 use crate::aws;
@@ -34,6 +36,10 @@ const MOST_WAITING_LOGS: usize = 32 << 20;
 
 /// How long requests in flight may go on after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long the credentials of an environment are good. They are never renewed, so no environment in constant use may
+/// outlive them.
+const FUNCTION_SESSION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The command.
 pub async fn command(options: Box<ServeOptions>) -> anyhow::Result<ExitCode> {
@@ -90,16 +96,6 @@ impl Server {
         let mut runtimes: Vec<String> =
             catalog.list().iter().filter(|r| r.unavailable.is_none()).map(|r| r.serves.clone()).collect();
         runtimes.dedup();
-        let (worker, losses) = worker(config, chosen, catalog, logs.clone())?;
-        let workers = WorkerManager::new(
-            worker,
-            worker_manager::Options {
-                idle_timeout: config.idle_timeout(),
-                account_concurrency: config.account_concurrency,
-                max_environments: config.max_environments,
-                ..worker_manager::Options::default()
-            },
-        );
         let objects: Arc<dyn Objects> = match &upstream {
             Some(client) => Arc::new(S3Objects::new(client.clone(), data)),
             None => Arc::new(NoObjects),
@@ -111,6 +107,17 @@ impl Server {
             objects,
         };
         let control_plane = ControlPlane::open(metadata, Arc::clone(&blobs) as Arc<dyn Blobs>, settings).await?;
+        let credentials = credentials(control_plane.roles().clone(), Arc::clone(&sessions));
+        let (worker, losses) = worker(config, chosen, catalog, logs.clone(), credentials)?;
+        let workers = WorkerManager::new(
+            worker,
+            worker_manager::Options {
+                idle_timeout: config.idle_timeout(),
+                account_concurrency: config.account_concurrency,
+                max_environments: config.max_environments,
+                ..worker_manager::Options::default()
+            },
+        );
         let deps = Deps {
             control_plane,
             workers: workers.clone(),
@@ -201,18 +208,46 @@ fn mirror(writer: Writer) -> telemetry::logs::Mirror {
     })
 }
 
+/// Gives environments a session of their function's role.
+fn credentials(roles: Roles, sessions: Arc<Sessions>) -> IssueCredentials {
+    Arc::new(move |spec| {
+        let name = spec.role.rsplit('/').next().unwrap_or_default();
+        let role = roles.get(name).ok().filter(|role| role.arn == spec.role);
+        let new = NewSession {
+            role: &spec.role,
+            role_id: role.as_ref().map_or("", |role| &role.id),
+            name: &spec.function_name,
+            policy: None,
+            duration: FUNCTION_SESSION,
+        };
+        match sessions.issue(&new, Timestamp::from(SystemTime::now())) {
+            Ok(session) => Credentials {
+                access_key_id: session.access_key_id,
+                secret_access_key: session.secret_access_key,
+                session_token: session.session_token,
+            },
+            Err(error) => {
+                tracing::error!(function = spec.function_name, %error, "a function gets credentials of nobody");
+                Credentials::of_nobody()
+            }
+        }
+    })
+}
+
 /// The host of this process, and what it goes without on this machine.
 pub fn worker(
     config: &Config,
     chosen: Chosen,
     catalog: Catalog,
     logs: LogStore,
+    credentials: IssueCredentials,
 ) -> anyhow::Result<(Worker, Vec<Loss>)> {
     let data = &config.data_dir;
     let code = image::CodeCache::open(data.join("code"), config.code_cache_mib << 20)?;
     let root_disks = worker::RootDisks::open(data.join("disks"))?;
     let (backend, losses) = start_backend(config, chosen)?;
-    let parts = worker::Parts { backend, catalog, catalog_options: config.runtimes(), code, root_disks, logs };
+    let parts =
+        worker::Parts { backend, catalog, catalog_options: config.runtimes(), code, root_disks, logs, credentials };
     let freeze_delay = Duration::from_millis(config.freeze_delay_ms);
     Ok((Worker::new(parts, worker::Options { freeze_delay, ..worker::Options::default() }), losses))
 }

@@ -2,9 +2,10 @@
 //!
 //! The order is the service's: form, access key or session, scope, clock, and last the signature, which needs the body
 //! unless the request brings the body's hash. The body is read here and travels on decoded. What a caller may do is
-//! decided where the operation is known.
+//! asked by [`permit`], once the operation is known.
 
 mod denial;
+pub(crate) mod permit;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -55,6 +56,13 @@ pub(crate) struct Caller {
     pub(crate) identity: Identity,
     /// The service that the signature is for.
     pub(crate) service: String,
+}
+
+impl Caller {
+    /// Whether it is a role in use.
+    pub(crate) fn is_session(&self) -> bool {
+        matches!(self.identity, Identity::Session(_))
+    }
 }
 
 /// The service that a request is for, as far as its head tells.

@@ -10,7 +10,7 @@ use hyper::header::HeaderName;
 use hyper::{Method, Request};
 
 use crate::app::App;
-use crate::auth::{Caller, Denial, Identity, Target};
+use crate::auth::{Caller, Denial, Identity, Target, permit};
 use crate::body::{self, BodyError, RequestBody};
 use crate::query::{Form, QueryError};
 use crate::reply::Reply;
@@ -72,6 +72,10 @@ impl App {
         };
         let upstream = |service| upstream::forward(self.upstream.as_ref(), service, &head, &body, request_id);
         if let Some(target) = target {
+            let operation = target.rsplit('.').next().unwrap_or_default();
+            if let Err(denial) = permit::logs(self, caller.as_ref(), operation, &body) {
+                return denial.reply(Target::Logs, request_id);
+            }
             if let Some(reply) = upstream(Service::Logs).await {
                 return reply;
             }
@@ -85,13 +89,29 @@ impl App {
             return Denial::from(refused).reply(Target::Query, request_id);
         }
         match version {
-            sts::VERSION => match upstream(Service::Sts).await {
-                Some(reply) => reply,
-                None => sts::dispatch(self, action, request_id),
-            },
-            iam::VERSION => match upstream(Service::Iam).await {
-                Some(reply) => reply,
-                None => iam::dispatch(self, action, &form, request_id).await,
+            sts::VERSION => {
+                // What is forwarded is signed by the operator, so who asks must be allowed it here; and who a session is,
+                // is known here alone.
+                let own = action == "GetCallerIdentity" && caller.as_ref().is_some_and(Caller::is_session);
+                let forwards =
+                    self.upstream.as_ref().is_some_and(|client| client.endpoints().get(Service::Sts).is_some());
+                if !own
+                    && forwards
+                    && let Err(denial) = permit::sts(self, caller.as_ref(), action, &form)
+                {
+                    return denial.reply(Target::Query, request_id);
+                }
+                match if own { None } else { upstream(Service::Sts).await } {
+                    Some(reply) => reply,
+                    None => sts::dispatch(self, caller.as_ref(), action, &form, request_id),
+                }
+            }
+            iam::VERSION => match permit::iam(self, caller.as_ref(), action, &form) {
+                Ok(()) => match upstream(Service::Iam).await {
+                    Some(reply) => reply,
+                    None => iam::dispatch(self, caller.as_ref(), action, &form, request_id).await,
+                },
+                Err(denial) => denial.reply(Target::Query, request_id),
             },
             _ => QueryError::invalid_action(action, version).reply(query::IAM, request_id),
         }

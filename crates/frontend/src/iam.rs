@@ -1,6 +1,8 @@
 //! Identity and Access Management, as far as tools need it to give a function a role. The rules are the control
 //! plane's; here they meet the wire.
 
+mod policies;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -12,6 +14,7 @@ use time::format_description::FormatItem;
 use time::macros::format_description;
 
 use crate::app::App;
+use crate::auth::{Caller, Identity};
 use crate::query::{Form, IAM, QueryError, Xml, success};
 use crate::reply::Reply;
 
@@ -31,14 +34,18 @@ fn output(write: impl FnOnce(&mut Xml) + Send + 'static) -> Output {
     Some(Box::new(write))
 }
 
-pub(crate) async fn dispatch(app: &App, action: &str, form: &Form, request_id: &str) -> Reply {
-    match run(app, action, form).await {
+pub(crate) async fn dispatch(app: &App, caller: Option<&Caller>, action: &str, form: &Form, request_id: &str) -> Reply {
+    let result = match policies::run(app, action, form).await {
+        Some(result) => result,
+        None => run(app, caller, action, form).await,
+    };
+    match result {
         Ok(result) => success(IAM, action, request_id, result),
         Err(error) => error.reply(IAM, request_id),
     }
 }
 
-async fn run(app: &App, action: &str, form: &Form) -> Result<Output, QueryError> {
+async fn run(app: &App, caller: Option<&Caller>, action: &str, form: &Form) -> Result<Output, QueryError> {
     let roles = app.control_plane.roles();
     let field = |name: &'static str| form.get(name).ok_or_else(|| QueryError::missing(name));
     let role_name = || field("RoleName");
@@ -140,7 +147,11 @@ async fn run(app: &App, action: &str, form: &Form) -> Result<Output, QueryError>
                 not_truncated(xml);
             }))
         }
-        // Credentials are not checked: everybody is the account's root, who has no user name.
+        "GetUser" if matches!(caller, Some(Caller { identity: Identity::Session(_), .. })) => {
+            let message = "Must specify userName when calling with non-User credentials";
+            Err(QueryError::new(400, "ValidationError", message))
+        }
+        // There are no users: access keys are the account's own.
         "GetUser" => {
             let account = app.control_plane.realm().account.clone();
             Ok(output(move |xml| {
@@ -223,7 +234,7 @@ fn write_tags(xml: &mut Xml, tags: &BTreeMap<String, String>) {
 }
 
 /// `2026-01-02T03:04:05Z`
-fn date(moment: Timestamp) -> String {
+pub(crate) fn date(moment: Timestamp) -> String {
     const FORM: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
     let moment = OffsetDateTime::from_unix_timestamp(moment.0 / 1_000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     moment.format(FORM).unwrap_or_default()

@@ -30,6 +30,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::app::App;
+use crate::auth::permit;
 use crate::body::{self, BodyError, RequestBody};
 use crate::reply::{self, INTERNAL_ERROR, Reply};
 
@@ -70,10 +71,14 @@ impl Input {
 
 pub(crate) async fn dispatch(app: &Arc<App>, request: Request<RequestBody>, request_id: &str) -> Reply {
     let routed = route(request.method().as_str(), request.uri().path(), request.uri().query());
-    let result = match routed {
+    let permitted = routed.map_err(ApiError::from).and_then(|routed| {
+        permit::lambda(app, &routed, &request)?;
+        Ok(routed)
+    });
+    let result = match permitted {
         Err(error) => {
             body::discard(request.into_body()).await;
-            Err(error.into())
+            Err(error)
         }
         Ok(routed) if routed.operation == Operation::Invoke => invoke::invoke(app, routed, request, request_id).await,
         Ok(routed) => manage(app, routed, request).await,

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::disks::RootDisks;
 use crate::environment::{self, Environment, Notice};
 use crate::spec::{CodeRef, EnvironmentSpec};
+use crate::variables::IssueCredentials;
 
 /// The rules of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct Parts {
     pub root_disks: RootDisks,
     /// Where logs go.
     pub logs: LogStore,
+    /// Asked once for each environment.
+    pub credentials: IssueCredentials,
 }
 
 /// One host. Cheap to clone.
@@ -68,6 +71,7 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) logs: LogStore,
+    pub(crate) credentials: IssueCredentials,
     code: CodeCache,
     root_disks: RootDisks,
     catalog: RwLock<Catalog>,
@@ -195,11 +199,12 @@ impl CodeInPlace {
 impl Worker {
     /// A host made of these parts.
     pub fn new(parts: Parts, options: Options) -> Self {
-        let Parts { backend, catalog, catalog_options, code, root_disks, logs } = parts;
+        let Parts { backend, catalog, catalog_options, code, root_disks, logs, credentials } = parts;
         let inner = Inner {
             options,
             backend,
             logs,
+            credentials,
             code,
             root_disks,
             catalog: RwLock::new(catalog),

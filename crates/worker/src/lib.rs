@@ -22,3 +22,4 @@ pub use environment::{Environment, Notice, Reply};
 pub use host::{ColdStart, EnvironmentInfo, Options, Parts, StartError, Worker};
 pub use spec::{CodeRef, EnvironmentSpec, InvokeReply, InvokeRequest, LogSettings, VersionKey};
 pub use telemetry::lines::{InitType, LogFormat};
+pub use variables::{Credentials, IssueCredentials};

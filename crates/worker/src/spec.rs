@@ -45,6 +45,8 @@ pub struct EnvironmentSpec {
     pub account_id: String,
     /// Region name.
     pub region: String,
+    /// ARN of the role that its credentials are for.
+    pub role: String,
     /// Runtime name as given at create (`python3.12`).
     pub runtime: String,
     /// ARN that INIT_START reports for the runtime.

@@ -61,6 +61,7 @@ impl Host {
             code: CodeCache::open(dir.path().join("code"), u64::MAX).expect("a code cache"),
             root_disks: crate::RootDisks::open(dir.path().join("disks")).expect("a directory of disks"),
             logs: logs.clone(),
+            credentials: Arc::new(|_| crate::Credentials::of_nobody()),
         };
         Self { worker: Worker::new(parts, options), backend, logs, dir }
     }
@@ -74,6 +75,7 @@ impl Host {
             function_arn: format!("arn:aws:lambda:us-east-1:000000000000:function:{name}"),
             account_id: "000000000000".to_owned(),
             region: "us-east-1".to_owned(),
+            role: "arn:aws:iam::000000000000:role/r".to_owned(),
             runtime: "provided.al2023".to_owned(),
             runtime_version_arn: Some("arn:aws:lambda:us-east-1::runtime:0af1".to_owned()),
             handler: "handler".to_owned(),

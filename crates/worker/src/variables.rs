@@ -1,6 +1,7 @@
 //! The environment variables of a runtime and of its extensions, as Lambda sets them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use runtimes::Resolved;
 
@@ -17,6 +18,21 @@ pub struct Credentials {
     pub secret_access_key: String,
     /// `AWS_SESSION_TOKEN`.
     pub session_token: String,
+}
+
+/// Gives each new environment of a function credentials of its role.
+pub type IssueCredentials = Arc<dyn Fn(&EnvironmentSpec) -> Credentials + Send + Sync>;
+
+impl Credentials {
+    /// Credentials in AWS's form that name nobody.
+    pub fn of_nobody() -> Self {
+        let random = || uuid::Uuid::new_v4().simple().to_string();
+        Self {
+            access_key_id: format!("ASIA{}", random()[..16].to_uppercase()),
+            secret_access_key: random() + &random()[..8],
+            session_token: random() + &random(),
+        }
+    }
 }
 
 /// What is particular to one environment.
@@ -135,6 +151,15 @@ mod tests {
     use crate::spec::{CodeRef, LogSettings, VersionKey};
 
     #[test]
+    fn credentials_of_nobody_have_the_form_of_temporary_ones_and_differ() {
+        let (one, two) = (Credentials::of_nobody(), Credentials::of_nobody());
+        assert_eq!(one.access_key_id.len(), 20);
+        assert!(one.access_key_id.starts_with("ASIA"));
+        assert_eq!(one.secret_access_key.len(), 40);
+        assert_ne!(one.secret_access_key, two.secret_access_key);
+    }
+
+    #[test]
     fn variables_that_are_read_at_the_start_matter_unless_they_are_the_same() {
         let start = [("LANG".to_owned(), "en_US.UTF-8".to_owned())];
         let matter =
@@ -151,6 +176,7 @@ mod tests {
             function_arn: "arn:aws:lambda:eu-west-1:000000000000:function:f".to_owned(),
             account_id: "000000000000".to_owned(),
             region: "eu-west-1".to_owned(),
+            role: "arn:aws:iam::000000000000:role/r".to_owned(),
             runtime: "python3.12".to_owned(),
             runtime_version_arn: None,
             handler: "index.handler".to_owned(),

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::RoleError;
-
-const NO_JSON: &str = "This policy contains invalid Json";
+use crate::authorization::Document;
 
 /// A role or policy name.
 pub(super) fn name(field: &str, name: &str, longest: usize) -> Result<(), RoleError> {
@@ -94,50 +93,51 @@ pub(super) fn policy_arn(arn: &str) -> Result<String, RoleError> {
     }
 }
 
-/// A policy document: an object with statements.
+/// A policy document that evaluation understands, and that says of nobody in particular.
 pub(super) fn policy(text: &str) -> Result<(), RoleError> {
-    statements(text).map(|_| ())
-}
-
-/// A trust policy: every statement says who may assume the role, and names no resource.
-pub(super) fn trust_policy(text: &str) -> Result<(), RoleError> {
-    for statement in statements(text)? {
-        if !statement.contains_key("Principal") && !statement.contains_key("NotPrincipal") {
-            return Err(RoleError::MalformedPolicy("Missing required field Principal"));
+    understood(text)?;
+    for statement in statements(text) {
+        if statement.contains_key("Principal") || statement.contains_key("NotPrincipal") {
+            return Err(RoleError::MalformedPolicy("Policy document should not specify a principal.".to_owned()));
         }
-        if statement.contains_key("Resource") || statement.contains_key("NotResource") {
-            return Err(RoleError::MalformedPolicy("Has prohibited field Resource"));
+        if !statement.contains_key("Resource") && !statement.contains_key("NotResource") {
+            return Err(RoleError::MalformedPolicy("Policy statement must contain resources.".to_owned()));
         }
     }
     Ok(())
 }
 
-fn statements(text: &str) -> Result<Vec<serde_json::Map<String, Value>>, RoleError> {
-    let Ok(Value::Object(mut document)) = serde_json::from_str(text) else {
-        return Err(RoleError::MalformedPolicy(NO_JSON));
-    };
-    let listed = match document.remove("Statement") {
-        Some(Value::Array(list)) => list,
-        Some(single @ Value::Object(_)) => vec![single],
-        Some(_) => return Err(RoleError::MalformedPolicy("Syntax errors in policy.")),
-        None => return Err(RoleError::MalformedPolicy("Missing required field Statement")),
-    };
-    let mut statements = Vec::new();
-    for statement in listed {
-        let Value::Object(statement) = statement else {
-            return Err(RoleError::MalformedPolicy("Syntax errors in policy."));
-        };
-        match statement.get("Effect").and_then(Value::as_str) {
-            Some("Allow" | "Deny") => {}
-            Some(_) => return Err(RoleError::MalformedPolicy("Syntax errors in policy.")),
-            None => return Err(RoleError::MalformedPolicy("Missing required field Effect")),
+/// A trust policy: every statement says who may assume the role, and names no resource.
+pub(super) fn trust_policy(text: &str) -> Result<(), RoleError> {
+    understood(text)?;
+    for statement in statements(text) {
+        if !statement.contains_key("Principal") && !statement.contains_key("NotPrincipal") {
+            return Err(RoleError::MalformedPolicy("Missing required field Principal".to_owned()));
         }
-        if !statement.contains_key("Action") && !statement.contains_key("NotAction") {
-            return Err(RoleError::MalformedPolicy("Missing required field Action"));
+        if statement.contains_key("Resource") || statement.contains_key("NotResource") {
+            return Err(RoleError::MalformedPolicy("Has prohibited field Resource".to_owned()));
         }
-        statements.push(statement);
     }
-    Ok(statements)
+    Ok(())
+}
+
+fn understood(text: &str) -> Result<(), RoleError> {
+    Document::parse(text).map(drop).map_err(|error| RoleError::MalformedPolicy(error.to_string()))
+}
+
+/// The statements of a document that is understood.
+fn statements(text: &str) -> Vec<serde_json::Map<String, Value>> {
+    let mut document: Value = serde_json::from_str(text).unwrap_or_default();
+    let listed = match document.get_mut("Statement").map(Value::take) {
+        Some(Value::Array(list)) => list,
+        Some(single) => vec![single],
+        None => vec![],
+    };
+    let object = |statement| match statement {
+        Value::Object(statement) => Some(statement),
+        _ => None,
+    };
+    listed.into_iter().filter_map(object).collect()
 }
 
 fn report(broken: &[String]) -> Result<(), RoleError> {

@@ -44,7 +44,8 @@ async fn prepare(options: &PrepareOptions, places: &RuntimePlaces) -> anyhow::Re
     config.microvm = MicroVm { kernel: kit.guest_kernel.clone(), agent: kit.guest_agent.clone() };
     let chosen = isolation::choose(&config)?.0;
     let logs = LogStore::open(config.data_dir.join("logs.db"), LogOptions::default())?;
-    let (worker, _) = serve::worker(&config, chosen, Catalog::discover(&config.runtimes()), logs)?;
+    let nobody = std::sync::Arc::new(|_: &_| worker::Credentials::of_nobody());
+    let (worker, _) = serve::worker(&config, chosen, Catalog::discover(&config.runtimes()), logs, nobody)?;
     let sizes = if options.memory.is_empty() { &[128][..] } else { &options.memory };
     for runtime in &options.runtimes {
         for &memory_mb in sizes {

@@ -64,6 +64,7 @@ impl Build for Builder {
             function_arn: version.arn.clone(),
             account_id: realm.account.clone(),
             region: realm.region.clone(),
+            role: settings.role.clone(),
             runtime: settings.runtime.clone(),
             runtime_version_arn: self.runtime_version_arn(version),
             handler: settings.handler.clone(),

@@ -22,6 +22,7 @@ impl Build for Plain {
             function_arn: version.arn.clone(),
             account_id: String::new(),
             region: String::new(),
+            role: String::new(),
             runtime: String::new(),
             runtime_version_arn: None,
             handler: String::new(),
