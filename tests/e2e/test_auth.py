@@ -302,3 +302,253 @@ def test_listening_beyond_this_machine_needs_authentication_or_a_second_word(fir
     assert "use --auth sigv4" in done.stderr and "--allow-unauthenticated" in done.stderr
     assert firelet.firelet(*listen, "--auth", "sigv4").returncode == 0
     assert firelet.firelet(*listen, "--allow-unauthenticated").returncode == 0
+
+
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Principal": {"AWS": "arn:aws:iam::000000000000:root", "Service": "lambda.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
+    ],
+}
+
+
+def allow(*actions, resource="*"):
+    statement = {"Effect": "Allow", "Action": list(actions), "Resource": resource}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def make_role(guarded, name, *actions, resource="*", trust=TRUST):
+    iam = guarded.client("iam")
+    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    if actions:
+        iam.put_role_policy(RoleName=name, PolicyName="p", PolicyDocument=allow(*actions, resource=resource))
+    return arn
+
+
+def assume(guarded, arn, name="me", **arguments):
+    return guarded.with_token(guarded.client("sts").assume_role(RoleArn=arn, RoleSessionName=name, **arguments))
+
+
+def deploy(guarded, name, role=ROLE, code=ECHO, **settings):
+    lambda_ = guarded.client("lambda")
+    package = {"ZipFile": zipped({"app.py": code})}
+    lambda_.create_function(
+        FunctionName=name, Runtime="python3.12", Handler="app.handler", Role=role, Code=package, Timeout=30, **settings
+    )
+    lambda_.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.05})
+    return f"arn:aws:lambda:{REGION}:000000000000:function:{name}"
+
+
+def test_a_role_may_do_what_its_policies_allow(guarded):
+    function = deploy(guarded, "for-roles")
+    arn = make_role(guarded, "invoker", "lambda:InvokeFunction", resource=[function, function + ":*"])
+    session = assume(guarded, arn)
+    identity = guarded.client("sts", session).get_caller_identity()
+    assert identity["Arn"] == "arn:aws:sts::000000000000:assumed-role/invoker/me"
+    assert identity["UserId"].startswith("AROA") and identity["UserId"].endswith(":me")
+    lambda_ = guarded.client("lambda", session)
+    assert json.load(lambda_.invoke(FunctionName="for-roles", Payload=b"1")["Payload"]) == 1
+    status, code, message = refused(lambda_.get_function, FunctionName="for-roles")
+    assert (status, code) == (403, "AccessDeniedException")
+    assert message == (
+        "User: arn:aws:sts::000000000000:assumed-role/invoker/me is not authorized to perform: lambda:GetFunction on "
+        f"resource: {function} because no identity-based policy allows the lambda:GetFunction action"
+    )
+    assert refused(lambda_.list_functions)[1] == "AccessDeniedException"
+    assert refused(lambda_.invoke, FunctionName="other")[1] == "AccessDeniedException"
+    assert refused(guarded.client("iam", session).list_roles)[:2] == (403, "AccessDenied")
+    assert refused(guarded.client("logs", session).describe_log_groups)[:2] == (400, "AccessDeniedException")
+    # Firelet's own paths are the owner's.
+    request = guarded.sign(guarded.request(path="/_firelet/functions"), credentials=session)
+    assert guarded.send(request)[:2] == (403, "AccessDeniedException")
+    # Policies that change count at once, managed ones by their name.
+    iam = guarded.client("iam")
+    iam.attach_role_policy(RoleName="invoker", PolicyArn="arn:aws:iam::aws:policy/AWSLambda_ReadOnlyAccess")
+    assert lambda_.get_function(FunctionName="for-roles")["Configuration"]["FunctionArn"] == function
+    deny = {"Effect": "Deny", "Action": "lambda:Invoke*", "Resource": "*"}
+    iam.put_role_policy(RoleName="invoker", PolicyName="no", PolicyDocument=json.dumps({"Statement": deny}))
+    status, code, message = refused(lambda_.invoke, FunctionName="for-roles")
+    assert message.endswith("with an explicit deny in an identity-based policy")
+
+
+def test_a_functions_policy_lets_a_role_in(guarded):
+    function = deploy(guarded, "shared")
+    session = assume(guarded, make_role(guarded, "guest"))
+    lambda_ = guarded.client("lambda", session)
+    assert refused(lambda_.invoke, FunctionName="shared")[1] == "AccessDeniedException"
+    guarded.client("lambda").add_permission(
+        FunctionName="shared",
+        StatementId="guest",
+        Action="lambda:InvokeFunction",
+        Principal="arn:aws:iam::000000000000:role/guest",
+    )
+    assert json.load(lambda_.invoke(FunctionName=function, Payload=b"2")["Payload"]) == 2
+    assert refused(lambda_.get_function, FunctionName="shared")[1] == "AccessDeniedException"
+
+
+def test_a_role_is_assumed_by_whom_it_trusts_and_for_as_long_as_it_may(guarded):
+    sts = guarded.client("sts")
+    only_lambda = {"Statement": {**TRUST["Statement"][0], "Principal": {"Service": "lambda.amazonaws.com"}}}
+    closed = make_role(guarded, "closed", trust=only_lambda)
+    for arn in (closed, "arn:aws:iam::000000000000:role/absent"):
+        status, code, message = refused(sts.assume_role, RoleArn=arn, RoleSessionName="me")
+        assert (status, code) == (403, "AccessDenied")
+        assert message == (
+            "User: arn:aws:iam::000000000000:root is not authorized to perform: sts:AssumeRole on resource: " + arn
+        )
+    opened = make_role(guarded, "opened", "lambda:*")
+    found = refused(sts.assume_role, RoleArn=opened, RoleSessionName="me", DurationSeconds=3_601)
+    assert found[1:] == (
+        "ValidationError",
+        "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.",
+    )
+    assert refused(sts.assume_role, RoleArn=opened, RoleSessionName="a b")[1] == "ValidationError"
+    narrow = assume(guarded, opened, Policy=allow("lambda:ListFunctions"))
+    lambda_ = guarded.client("lambda", narrow)
+    lambda_.list_functions()
+    assert "no session policy allows" in refused(lambda_.get_account_settings)[2]
+    # From one role into another: both have to agree.
+    inner = make_role(guarded, "inner")
+    wide, none = assume(guarded, opened), assume(guarded, inner)
+    assert refused(guarded.client("sts", wide).assume_role, RoleArn=inner, RoleSessionName="me")[1] == "AccessDenied"
+    guarded.client("iam").put_role_policy(
+        RoleName="opened", PolicyName="assume", PolicyDocument=allow("sts:AssumeRole", resource=inner)
+    )
+    guarded.client("sts", wide).assume_role(RoleArn=inner, RoleSessionName="me")
+    # A role that is gone lets nobody in, nor does a token with other credentials.
+    iam = guarded.client("iam")
+    iam.delete_role(RoleName="inner")
+    assert refused(guarded.client("sts", none).get_caller_identity)[:2] == (403, "InvalidClientTokenId")
+    mixed = Credentials(narrow.access_key, narrow.secret_key, wide.token)
+    assert refused(guarded.client("lambda", mixed).list_functions)[1] == "UnrecognizedClientException"
+
+
+def test_a_role_passes_only_roles_that_it_may(guarded):
+    passed = make_role(guarded, "passed")
+    maker = assume(guarded, make_role(guarded, "maker", "lambda:*"))
+    lambda_ = guarded.client("lambda", maker)
+    arguments = {
+        "FunctionName": "made-by-a-role",
+        "Runtime": "python3.12",
+        "Handler": "app.handler",
+        "Role": passed,
+        "Code": {"ZipFile": zipped({"app.py": ECHO})},
+    }
+    status, code, message = refused(lambda_.create_function, **arguments)
+    assert (status, code) == (403, "AccessDeniedException") and f"iam:PassRole on resource: {passed} because" in message
+    condition = {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}
+    statement = {"Effect": "Allow", "Action": "iam:PassRole", "Resource": passed, "Condition": condition}
+    iam = guarded.client("iam")
+    iam.put_role_policy(RoleName="maker", PolicyName="pass", PolicyDocument=json.dumps({"Statement": [statement]}))
+    assert lambda_.create_function(**arguments)["Role"] == passed
+    by_people = {"Statement": {**TRUST["Statement"][0], "Principal": {"AWS": "arn:aws:iam::000000000000:root"}}}
+    untrusting = make_role(guarded, "untrusting", trust=by_people)
+    found = refused(guarded.client("lambda").update_function_configuration, FunctionName="made-by-a-role", Role=untrusting)
+    assert found == (
+        400,
+        "InvalidParameterValueException",
+        "The role defined for the function cannot be assumed by Lambda.",
+    )
+
+
+CALLS = """
+import datetime, hashlib, hmac, http.client, os, urllib.parse
+
+def handler(event, context):
+    \"\"\"Signs a request with the function's own credentials.\"\"\"
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    service, body = event["service"], event["body"].encode()
+    scope = f"{now[:8]}/us-east-1/{service}/aws4_request"
+    headers = {"host": event["host"], "x-amz-date": now, "x-amz-security-token": os.environ["AWS_SESSION_TOKEN"]}
+    named = ";".join(sorted(headers))
+    lines = "".join(f"{name}:{headers[name]}\\n" for name in sorted(headers))
+    canonical = f"POST\\n{event['path']}\\n\\n{lines}\\n{named}\\n{hashlib.sha256(body).hexdigest()}"
+    text = f"AWS4-HMAC-SHA256\\n{now}\\n{scope}\\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    key = ("AWS4" + os.environ["AWS_SECRET_ACCESS_KEY"]).encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    signature = hmac.digest(key, text.encode(), "sha256").hex()
+    headers["authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={os.environ['AWS_ACCESS_KEY_ID']}/{scope}, SignedHeaders={named}, "
+        f"Signature={signature}"
+    )
+    connection = http.client.HTTPConnection(event["host"])
+    connection.request("POST", event["path"], body, headers)
+    answer = connection.getresponse()
+    return {"status": answer.status, "body": answer.read().decode()}
+"""
+
+
+def test_a_function_calls_as_its_role(guarded):
+    role = make_role(guarded, "caller")
+    deploy(guarded, "callee")
+    deploy(guarded, "caller", role=role, code=CALLS)
+    lambda_, host = guarded.client("lambda"), urlsplit(guarded.server.url).netloc
+
+    def call(service, path, body):
+        event = {"service": service, "path": path, "body": body, "host": host}
+        answer = lambda_.invoke(FunctionName="caller", Payload=json.dumps(event))
+        payload = json.load(answer["Payload"])
+        assert "FunctionError" not in answer, payload
+        return payload["status"], payload["body"]
+
+    status, body = call("sts", "/", "Action=GetCallerIdentity&Version=2011-06-15")
+    assert status == 200 and "<Arn>arn:aws:sts::000000000000:assumed-role/caller/caller</Arn>" in body
+    path = "/2015-03-31/functions/callee/invocations"
+    status, body = call("lambda", path, '{"from": "caller"}')
+    assert status == 403 and "assumed-role/caller/caller is not authorized to perform: lambda:InvokeFunction" in body
+    guarded.client("iam").attach_role_policy(
+        RoleName="caller", PolicyArn="arn:aws:iam::aws:policy/service-role/AWSLambdaRole"
+    )
+    assert call("lambda", path, '{"from": "caller"}') == (200, '{"from": "caller"}')
+
+
+def test_managed_policies_have_versions(guarded):
+    iam = guarded.client("iam")
+    made = iam.create_policy(PolicyName="deploys", PolicyDocument=allow("lambda:List*"), Description="d")["Policy"]
+    arn = made["Arn"]
+    assert arn == "arn:aws:iam::000000000000:policy/deploys"
+    assert (made["DefaultVersionId"], made["AttachmentCount"]) == ("v1", 0)
+    assert refused(iam.create_policy, PolicyName="deploys", PolicyDocument=allow("*"))[1] == "EntityAlreadyExists"
+    session = assume(guarded, make_role(guarded, "versioned"))
+    lambda_ = guarded.client("lambda", session)
+    assert refused(lambda_.list_functions)[1] == "AccessDeniedException"
+    iam.attach_role_policy(RoleName="versioned", PolicyArn=arn)
+    lambda_.list_functions()
+    second = iam.create_policy_version(PolicyArn=arn, PolicyDocument=allow("lambda:Get*"), SetAsDefault=True)
+    assert second["PolicyVersion"]["VersionId"] == "v2"
+    assert refused(lambda_.list_functions)[1] == "AccessDeniedException"
+    versions = iam.list_policy_versions(PolicyArn=arn)["Versions"]
+    assert [(version["VersionId"], version["IsDefaultVersion"]) for version in versions] == [("v2", True), ("v1", False)]
+    document = iam.get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]
+    assert document["Statement"][0]["Action"] == ["lambda:List*"]
+    assert iam.get_policy(PolicyArn=arn)["Policy"]["AttachmentCount"] == 1
+    assert iam.list_attached_role_policies(RoleName="versioned")["AttachedPolicies"] == [
+        {"PolicyName": "deploys", "PolicyArn": arn}
+    ]
+    assert iam.list_entities_for_policy(PolicyArn=arn)["PolicyRoles"][0]["RoleName"] == "versioned"
+    assert refused(iam.delete_policy, PolicyArn=arn)[1] == "DeleteConflict"
+    iam.detach_role_policy(RoleName="versioned", PolicyArn=arn)
+    iam.delete_policy_version(PolicyArn=arn, VersionId="v1")
+    iam.delete_policy(PolicyArn=arn)
+    assert refused(iam.get_policy, PolicyArn=arn)[1] == "NoSuchEntity"
+    aws = iam.get_policy(PolicyArn="arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole")["Policy"]
+    assert aws["PolicyName"] == "AWSLambdaBasicExecutionRole" and aws["Path"] == "/service-role/"
+    found = refused(iam.put_role_policy, RoleName="versioned", PolicyName="p", PolicyDocument=allow("*")[:-1])
+    assert found[1:] == ("MalformedPolicyDocument", "This policy contains invalid Json")
+
+
+def test_keys_and_sessions_survive_a_restart(start_firelet, tmp_path):
+    first = Guarded(tmp_path / "data")
+    arn = make_role(first, "r", "lambda:ListFunctions")
+    session = assume(first, arn, DurationSeconds=900)
+    first.client("lambda", session).list_functions()
+    first.server.close()
+    again = start_firelet("--auth", "sigv4", "--network", "host", data_dir=tmp_path / "data")
+    first.server = again
+    first.client("lambda", session).list_functions()
+    first.client("lambda").list_functions()
