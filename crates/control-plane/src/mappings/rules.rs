@@ -270,10 +270,11 @@ impl Settings {
 }
 
 fn check_members(kind: SourceKind, changes: &Changes) -> Result<(), ApiError> {
-    let retries = changes.maximum_record_age_in_seconds.is_some() || changes.maximum_retry_attempts.is_some();
     let given = [
         (changes.destination_config.is_some(), Member::OnFailure, "destinationConfig"),
-        (retries || changes.bisect_batch_on_function_error.is_some(), Member::Retries, "retry"),
+        (changes.maximum_record_age_in_seconds.is_some(), Member::Retries, "maximumRecordAgeInSeconds"),
+        (changes.maximum_retry_attempts.is_some(), Member::Retries, "maximumRetryAttempts"),
+        (changes.bisect_batch_on_function_error.is_some(), Member::Retries, "bisectBatchOnFunctionError"),
         (changes.parallelization_factor.is_some(), Member::Shards, "parallelizationFactor"),
         (changes.tumbling_window_in_seconds.is_some(), Member::Shards, "tumblingWindowInSeconds"),
         (

@@ -168,7 +168,7 @@ async fn what_does_not_fit_the_source_is_refused() {
             "StartingPosition is not valid for SQS event sources.".to_owned(),
         ),
         (queue(json!({"BatchSize": 11})), window.to_owned()),
-        (queue(json!({"BisectBatchOnFunctionError": true})), unsupported("Retry")),
+        (queue(json!({"BisectBatchOnFunctionError": true})), unsupported("BisectBatchOnFunctionError")),
         (queue(json!({"ParallelizationFactor": 2})), unsupported("ParallelizationFactor")),
         (queue(json!({"DestinationConfig": {"OnFailure": {"Destination": QUEUE}}})), unsupported("DestinationConfig")),
         (queue(json!({"Topics": ["t"]})), unsupported("Topics")),
