@@ -11,6 +11,7 @@ mod model;
 mod objects;
 mod permissions;
 mod provisioned;
+mod qualifiers;
 mod updates;
 mod usage;
 mod versions;
