@@ -136,7 +136,8 @@ async fn more_than_the_memory_limit_can_be_written() {
     let file = format!("/proc/{}/fd/{fd}/./x", std::process::id());
     let mut child = run_in(&group, &format!("exec dd if=/dev/zero of={file} bs=1M count=96"));
     let begin = Instant::now();
-    assert!(child.wait().expect("wait").success());
+    let status = child.wait().expect("wait");
+    assert!(status.success(), "{status}, {:?}", group.usage());
     eprintln!("96 MiB took {:?}", begin.elapsed());
     assert_eq!(group.usage().oom_kills, 0);
     assert_eq!(std::fs::metadata(root(&disk).join("x")).expect("metadata").len(), 96 * MIB);
