@@ -78,6 +78,13 @@ impl ApiError {
         self
     }
 
+    /// Takes the body's `Type` away: some errors were recorded without.
+    #[must_use]
+    pub fn untyped(mut self) -> Self {
+        self.kind = None;
+        self
+    }
+
     /// A shape constraint was broken. `message` is complete: "1 validation error detected: ...".
     pub fn validation(message: impl Into<String>) -> Self {
         Self::new(400, "ValidationException", message, MessageKey::Lower, None)

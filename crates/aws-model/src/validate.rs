@@ -59,7 +59,14 @@ fn value(shape: &Shape, value: &Value, parent: &str, name: &str, violations: &mu
                     }
                 }
             } else if list.iter().any(|item| !broken(element, item).is_empty()) {
-                report(format!("Member must satisfy constraint: [{}]", within(element)));
+                // What a layer is compatible with was recorded in words of its own.
+                report(match name {
+                    "CompatibleRuntimes" => every(element).join(", "),
+                    "CompatibleArchitectures" => {
+                        format!("Member must satisfy constraint: [{}]", every(element).join(", "))
+                    }
+                    _ => format!("Member must satisfy constraint: [{}]", within(element)),
+                });
             }
         }
         (Kind::Map { limits, key, value }, Value::Object(object)) => {

@@ -33,7 +33,7 @@ impl ControlPlane {
         let reserved = request.reserved_concurrent_executions.unwrap_or_default().unsigned_abs();
         let _alone = self.inner.provisioning.lock().await;
         let judge = |found: Option<&Function>| {
-            let mut function = found.ok_or_else(|| self.absent(&name))?.clone();
+            let mut function = found.ok_or_else(|| self.absent(&name, Some("$LATEST")))?.clone();
             let provisioned = function.provisioned_total();
             self.check_unreserved(&function, reserved.max(provisioned), "ReservedConcurrentExecutions")?;
             if reserved < provisioned {
@@ -59,7 +59,7 @@ impl ControlPlane {
         request: &types::GetFunctionConcurrencyRequest,
     ) -> Result<types::GetFunctionConcurrencyResponse, ApiError> {
         let name = self.whole_function(request.function_name.as_deref())?;
-        let function = self.function(&name).ok_or_else(|| self.absent(&name))?;
+        let function = self.function(&name).ok_or_else(|| self.absent(&name, None))?;
         let reserved = function.attached.reserved.map(int);
         Ok(types::GetFunctionConcurrencyResponse { reserved_concurrent_executions: reserved })
     }
@@ -74,7 +74,7 @@ impl ControlPlane {
     ) -> Result<(), ApiError> {
         let name = self.whole_function(request.function_name.as_deref())?;
         let judge = |found: Option<&Function>| {
-            let mut function = found.ok_or_else(|| self.absent(&name))?.clone();
+            let mut function = found.ok_or_else(|| self.absent(&name, None))?.clone();
             function.attached.reserved = None;
             Ok(Some(function))
         };
@@ -97,7 +97,7 @@ impl ControlPlane {
         let minimum = limits.unreserved_minimum.min(limits.concurrent_executions);
         let more = committed.saturating_sub(function.committed());
         if more > 0 && u64::from(self.unreserved()) < u64::from(more) + u64::from(minimum) {
-            return Err(ApiError::invalid_parameter_value(format!(
+            return Err(beyond_account(format!(
                 "Specified {member} for function decreases account's UnreservedConcurrentExecution below its minimum \
                  value of [{minimum}]."
             )));
@@ -120,7 +120,13 @@ impl ControlPlane {
         Ok(target.name)
     }
 
-    fn absent(&self, name: &str) -> ApiError {
-        ApiError::resource_not_found(format!("Function not found: {}", self.realm().function_arn(name, None)))
+    /// A put names the ARN of `$LATEST`, the others that of the function.
+    fn absent(&self, name: &str, qualifier: Option<&str>) -> ApiError {
+        ApiError::resource_not_found(format!("Function not found: {}", self.realm().function_arn(name, qualifier)))
     }
+}
+
+/// A limit of the account is in the way. Recorded without `Type`, unlike the function's own limits.
+pub(crate) fn beyond_account(message: String) -> ApiError {
+    ApiError::invalid_parameter_value(message).untyped()
 }

@@ -125,5 +125,5 @@ async fn only_functions_as_a_whole_have_a_reservation() {
     }
     world.plane.put_function_concurrency(&put(ARN, 1)).await.unwrap();
     let error = world.plane.put_function_concurrency(&put("absent", 1)).await.unwrap_err();
-    assert_eq!(error.message, "Function not found: arn:aws:lambda:us-east-1:123456789012:function:absent");
+    assert_eq!(error.message, "Function not found: arn:aws:lambda:us-east-1:123456789012:function:absent:$LATEST");
 }
