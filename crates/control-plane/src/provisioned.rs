@@ -10,6 +10,7 @@ use std::sync::Arc;
 use aws_model::arn::{FunctionRef, Qualifier};
 use aws_model::{ApiError, types};
 
+use crate::concurrency::beyond_account;
 use crate::page::page;
 use crate::plane::{ControlPlane, Mutation};
 use crate::record::{Alias, Function, FunctionVersion, ProvisionedSetting, Scope, Timestamp, VersionId};
@@ -252,7 +253,7 @@ impl ControlPlane {
             None => {
                 let unreserved = self.unreserved().saturating_add(function.provisioned_total());
                 if total > unreserved {
-                    return Err(ApiError::invalid_parameter_value(format!(
+                    return Err(beyond_account(format!(
                         "Specified ConcurrentExecutions for function is greater than account's unreserved concurrency \
                          [{unreserved}]."
                     )));
