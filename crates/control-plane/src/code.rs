@@ -89,7 +89,7 @@ impl<'a> Source<'a> {
             s3_bucket: content.s3_bucket.as_deref(),
             s3_key: content.s3_key.as_deref(),
             s3_object_version: content.s3_object_version.as_deref(),
-            s3_object_storage_mode: None,
+            s3_object_storage_mode: content.s3_object_storage_mode.as_deref(),
             image: false,
         }
     }

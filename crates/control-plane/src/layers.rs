@@ -9,6 +9,7 @@ use aws_model::arn::LayerParts;
 use aws_model::{ApiError, types};
 
 use crate::code::{self, Source, Taken};
+use crate::objects::ObjectRef;
 use crate::page::page;
 use crate::plane::ControlPlane;
 use crate::record::{Code, Layer, LayerUse, LayerVersion, Timestamp};
@@ -35,13 +36,14 @@ impl ControlPlane {
         let name = self.layer_name(request.layer_name.as_deref(), "PublishLayerVersion")?;
         let source = request.content.as_ref().map(Source::of_layer);
         let package = source.map_or_else(|| Err(code::missing()), |source| source.package())?;
-        let (Taken { code, .. }, guard) = self.store_code(&package).await?;
+        let (Taken { code, reference }, guard) = self.store_code(&package).await?;
         let published = LayerVersion {
             description: request.description.clone().unwrap_or_default(),
             runtimes: request.compatible_runtimes.clone(),
             architectures: request.compatible_architectures.clone(),
             license: request.license_info.clone(),
             code,
+            reference,
             created: now,
             policy: None,
         };
@@ -277,6 +279,7 @@ impl ControlPlane {
                 location: Some(location(name, number)),
                 code_sha256: Some(code::sha256(&version.code)),
                 code_size: Some(i64::try_from(version.code.size).unwrap_or(i64::MAX)),
+                resolved_s3_object: version.reference.as_ref().map(ObjectRef::resolved),
                 ..types::LayerVersionContentOutput::default()
             }),
             layer_arn: Some(self.realm().layer_arn(name)),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use store::Digest;
 
 use super::{Code, Timestamp};
+use crate::objects::ObjectRef;
 use crate::policy::Policy;
 
 /// A published version of a layer. Only its policy ever changes.
@@ -18,6 +19,9 @@ pub struct LayerVersion {
     pub architectures: Option<Vec<String>>,
     pub license: Option<String>,
     pub code: Code,
+    /// The object in S3 that the caller wants to be used where it lies; `code` is a copy of it.
+    #[serde(default)]
+    pub reference: Option<ObjectRef>,
     pub created: Timestamp,
     /// Absent where no permission was ever given or the last one was taken back.
     pub policy: Option<Policy>,
