@@ -61,6 +61,13 @@ def root():
         pytest.skip("needs root: memory, process and network limits are lost without it")
 
 
+def tool(program):
+    """A deployment tool of tests/requirements-tools.txt; skips the test where they are not installed."""
+    folder = os.environ.get("FIRELET_TEST_TOOLS")
+    path = Path(folder or "", program)
+    return path if folder and path.exists() else pytest.skip(f"{program} is not installed: scripts/test installs it")
+
+
 def need(program):
     """Skips the test where a program is absent, else returns its path."""
     return shutil.which(program) or pytest.skip(f"{program} is not installed")
