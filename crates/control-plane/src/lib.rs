@@ -32,6 +32,7 @@ mod recursion;
 pub mod roles;
 mod runtime;
 mod runtime_management;
+mod scaling;
 mod scoped;
 pub mod sessions;
 mod settings;

@@ -16,6 +16,7 @@ mod permissions;
 mod provisioned;
 mod recursion;
 mod runtime_management;
+mod scaling;
 mod tags;
 mod urls;
 mod versions;
@@ -160,6 +161,8 @@ async fn operate(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
         Operation::ListProvisionedConcurrencyConfigs => provisioned::list(app, input),
         Operation::DeleteProvisionedConcurrencyConfig => provisioned::delete(app, input).await,
         Operation::GetAccountSettings => account::settings(app, input),
+        Operation::PutFunctionScalingConfig => scaling::put(app, input),
+        Operation::GetFunctionScalingConfig => scaling::get(app, input),
         // Layers
         Operation::PublishLayerVersion => layers::publish(app, input).await,
         Operation::GetLayerVersion => layers::get(app, input),
