@@ -9,10 +9,12 @@ import socket
 import threading
 import urllib.request
 
+import boto3
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from elsewhere import Elsewhere
-from server import eventually
+from server import REGION, eventually
 
 HELLO = "def handler(event, context):\n    print('said', event.get('word'))\n    return 1\n"
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
@@ -95,6 +97,24 @@ def test_functions_run_while_the_endpoint_of_logs_is_down_and_the_loss_is_counte
     assert error["Error"]["Message"].startswith("logs cannot be reached at http://127.0.0.1:9: ")
     assert server.stop() == 0
     assert re.search(r"log events were not written to the Logs endpoint and are lost there.*events=\d", server.log())
+
+
+def test_what_is_passed_on_was_let_in_first(start_firelet, elsewhere):
+    server = start_firelet("--auth", "sigv4", environment={**side_services(elsewhere.url), **KEYS})
+    made = server.firelet("keys", "create", "--json", "--data-dir", server.data_dir)
+    key = json.loads(made.stdout)
+
+    def iam(access_key, secret):
+        session = boto3.Session(access_key, secret, region_name=REGION)
+        return session.client("iam", endpoint_url=server.url, config=Config(retries={"total_max_attempts": 1}))
+
+    before = len(elsewhere.requests())
+    error = refused(iam("AKIDNOBODY", "wrong").create_role, RoleName="intruder", AssumeRolePolicyDocument="{}")
+    assert error["ResponseMetadata"]["HTTPStatusCode"] == 403
+    assert len(elsewhere.requests()) == before
+    iam(key["AccessKeyId"], key["SecretAccessKey"]).create_role(RoleName="let-in", AssumeRolePolicyDocument="{}")
+    assert elsewhere.client("iam").get_role(RoleName="let-in")["Role"]["RoleName"] == "let-in"
+    eventually(lambda: len(elsewhere.requests()) > before, what="the request at the endpoint")
 
 
 def test_an_endpoint_that_leads_back_is_noticed(start_firelet):
