@@ -2,7 +2,7 @@
 
 import pytest
 from botocore.exceptions import ClientError
-from server import zipped
+from server import eventually, zipped
 
 VERSIONED = "def handler(event, context):\n    return [{0!r}, context.function_version, context.invoked_function_arn]\n"
 
@@ -53,3 +53,26 @@ def test_a_deployment_is_rolled_back_by_the_revision_it_was_seen_with(firelet, r
     firelet.lambda_.delete_alias(FunctionName=released.name, Name="live")
     with pytest.raises(firelet.lambda_.exceptions.ResourceNotFoundException):
         released.call(Qualifier="live")
+
+
+def test_provisioned_environments_of_an_alias_move_with_it(firelet):
+    code = "import os\ndef handler(event, context):\n    return os.environ['AWS_LAMBDA_INITIALIZATION_TYPE'], context.function_version\n"
+    function = firelet.deploy(code, Publish=True)
+    firelet.lambda_.update_function_code(FunctionName=function.name, ZipFile=zipped({"app.py": code + "# two\n"}), Publish=True)
+    firelet.lambda_.get_waiter("published_version_active").wait(FunctionName=f"{function.name}:2", WaiterConfig={"Delay": 0.05})
+    alias = {"FunctionName": function.name, "Name": "live"}
+    provided = {"FunctionName": function.name, "Qualifier": "live"}
+    firelet.lambda_.create_alias(FunctionVersion="1", **alias)
+    firelet.lambda_.put_provisioned_concurrency_config(ProvisionedConcurrentExecutions=1, **provided)
+
+    def ready():
+        return firelet.lambda_.get_provisioned_concurrency_config(**provided)["Status"] == "READY"
+
+    eventually(ready, what="the environment of version 1")
+    assert function(Qualifier="live") == ["provisioned-concurrency", "1"]
+    firelet.lambda_.update_alias(FunctionVersion="2", **alias)
+    eventually(ready, what="the environment of version 2")
+    assert function(Qualifier="live") == ["provisioned-concurrency", "2"]
+    firelet.lambda_.delete_alias(**alias)
+    assert function(Qualifier="2")[1] == "2"
+    assert firelet.lambda_.list_provisioned_concurrency_configs(FunctionName=function.name)["ProvisionedConcurrencyConfigs"] == []
