@@ -6,7 +6,7 @@
 //! Nothing has a name on the host, so nothing is left when the server is killed.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 
@@ -23,6 +23,7 @@ mod root;
 mod tests;
 
 pub use image::TmpImages;
+use mount::Mounted;
 
 /// The size that functions have unless they ask for more, in bytes: made once at the start, to see that it works.
 const USUAL_BYTES: u64 = 512 << 20;
@@ -150,16 +151,16 @@ fn loss(error: &TmpDiskError) -> Loss {
 struct Maker {
     images: TmpImages,
     pool: Arc<Pool<u64, TmpDisk>>,
-    graves: mpsc::Sender<OwnedFd>,
+    graves: mpsc::Sender<Mounted>,
 }
 
 impl Maker {
     fn start(images: TmpImages, pool_size: usize) -> Result<Maker, TmpDiskError> {
-        let (graves, dead) = mpsc::channel::<OwnedFd>();
+        let (graves, dead) = mpsc::channel::<Mounted>();
         // Unmounting may take a while; nobody should wait for it, least of all who wants a new disk.
         let bury = move || {
-            for mount in dead {
-                mount::discard(mount.as_fd());
+            for disk in dead {
+                mount::discard(&disk);
             }
         };
         let thread = std::thread::Builder::new().name("tmp-disks-end".to_owned());
@@ -203,8 +204,9 @@ impl Maker {
     }
 
     fn make(&mut self, bytes: u64) -> Result<TmpDisk, TmpDiskError> {
-        let mount = mount::mounted(&self.images.make(bytes)?)?;
-        let last = mount
+        let last = mount::mounted(&self.images.make(bytes)?)?;
+        let mount = last
+            .mount
             .try_clone()
             .map_err(|source| TmpDiskError::Step { step: "duplicate a descriptor".to_owned(), source })?;
         Ok(TmpDisk { mount: Some(mount), grave: Some(Grave { last: Some(last), graves: self.graves.clone() }) })
@@ -225,15 +227,15 @@ pub struct TmpDisk {
 /// Keeps a second descriptor, so that the one that ends the mount is closed where it may take its time.
 #[derive(Debug)]
 struct Grave {
-    last: Option<OwnedFd>,
-    graves: mpsc::Sender<OwnedFd>,
+    last: Option<Mounted>,
+    graves: mpsc::Sender<Mounted>,
 }
 
 impl Drop for Grave {
     fn drop(&mut self) {
-        if let Some(mount) = self.last.take() {
+        if let Some(disk) = self.last.take() {
             // If that thread is gone the mount ends here and now.
-            let _ = self.graves.send(mount);
+            let _ = self.graves.send(disk);
         }
     }
 }

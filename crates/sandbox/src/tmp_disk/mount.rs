@@ -54,14 +54,49 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
+/// What may wait to be written to a disk before its writer has to wait, in bytes. With control groups of version 1 the kernel
+/// slows a writer down only by what the whole host has not written yet: one with little memory would be killed before.
+const MOST_UNWRITTEN: u64 = 8 << 20;
+
+/// A mounted disk.
+#[derive(Debug)]
+pub(super) struct Mounted {
+    pub mount: OwnedFd,
+    /// Number of its loop device.
+    pub number: i32,
+}
+
 /// Mounts a disk.
-pub(super) fn mounted(file: &File) -> Result<OwnedFd, TmpDiskError> {
-    let (_device, path) = attach(file)?;
-    mount(&path)
+pub(super) fn mounted(file: &File) -> Result<Mounted, TmpDiskError> {
+    let (_device, number) = attach(file)?;
+    let mount = mount(&device_path(number))?;
+    hold_writers_back(number, true);
+    Ok(Mounted { mount, number })
+}
+
+fn device_path(number: i32) -> String {
+    format!("/dev/loop{number}")
+}
+
+/// Limits what may wait to be written, or takes the limit back: it is the device's and would outlive the disk.
+fn hold_writers_back(number: i32, limit: bool) {
+    let unwritten = MOST_UNWRITTEN.to_string();
+    let settings: [(&str, &str); 2] = if limit {
+        [("max_bytes", &unwritten), ("strict_limit", "1")]
+    } else {
+        [("strict_limit", "0"), ("max_ratio", "100")]
+    };
+    for (name, value) in settings {
+        let path = format!("/sys/block/loop{number}/bdi/{name}");
+        // Kernels before 6.2 have no such limit.
+        if let Err(error) = std::fs::write(&path, value) {
+            tracing::debug!(path, %error, "cannot limit what waits to be written to a disk for /tmp");
+        }
+    }
 }
 
 /// Puts a file behind a free loop device; the device lives as long as it is open or mounted.
-fn attach(file: &File) -> Result<(File, String), TmpDiskError> {
+fn attach(file: &File) -> Result<(File, i32), TmpDiskError> {
     let control =
         OpenOptions::new().read(true).write(true).open(LOOP_CONTROL).map_err(step(format!("open {LOOP_CONTROL}")))?;
     // Others look for a free device too; whoever configures it first has it.
@@ -71,10 +106,10 @@ fn attach(file: &File) -> Result<(File, String), TmpDiskError> {
         if number < 0 {
             return Err(step("find a free loop device")(io::Error::last_os_error()));
         }
-        let path = format!("/dev/loop{number}");
+        let path = device_path(number);
         let device = OpenOptions::new().read(true).write(true).open(&path).map_err(step(format!("open {path}")))?;
         match configure(&device, file.as_raw_fd()) {
-            Ok(()) => return Ok((device, path)),
+            Ok(()) => return Ok((device, number)),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
             Err(error) => return Err(step(format!("configure {path}"))(error)),
         }
@@ -126,7 +161,12 @@ fn mount(path: &str) -> Result<OwnedFd, TmpDiskError> {
 }
 
 /// Forgets what has not been written to the image yet, so that ending the mount does not wait for the host's disk.
-pub(super) fn discard(mount: BorrowedFd<'_>) {
+pub(super) fn discard(mounted: &Mounted) {
+    shut_down(mounted.mount.as_fd());
+    hold_writers_back(mounted.number, false);
+}
+
+fn shut_down(mount: BorrowedFd<'_>) {
     let Ok(root) = openat(mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
         return;
     };

@@ -144,6 +144,23 @@ async fn more_than_the_memory_limit_can_be_written() {
     group.remove();
 }
 
+#[tokio::test]
+async fn writers_are_held_back_as_long_as_the_disk_lives() {
+    let Some((disks, _dir)) = disks(0) else { return };
+    let disk = disks.acquire(24 * MIB).await.expect("acquire");
+    let device = device(&disk);
+    let setting = |name: &str| std::fs::read_to_string(format!("/sys/block/{device}/bdi/{name}")).unwrap_or_default();
+    if setting("strict_limit").is_empty() {
+        eprintln!("SKIPPED: this kernel has no limit for what waits to be written to one disk");
+        return;
+    }
+    assert_eq!(setting("strict_limit").trim(), "1");
+    let most: u64 = setting("max_bytes").trim().parse().expect("a number");
+    assert!(most > 0 && most <= 16 * MIB, "{most}");
+    drop(disk);
+    wait_until("the limit to be taken back", || setting("strict_limit").trim() != "1");
+}
+
 #[test]
 fn where_disks_cannot_be_made_the_loss_is_told() {
     let error =
@@ -188,7 +205,7 @@ fn a_file_for_a_microvm_is_an_empty_disk() {
             return;
         }
     };
-    let root = PathBuf::from(format!("/proc/self/fd/{}/.", mount.as_raw_fd()));
+    let root = PathBuf::from(format!("/proc/self/fd/{}/.", mount.mount.as_raw_fd()));
     let metadata = std::fs::metadata(&root).expect("metadata");
     assert_eq!((metadata.permissions().mode() & 0o7777, metadata.nlink()), (0o1777, 2));
     assert_eq!(std::fs::read_dir(&root).expect("list").count(), 0);
