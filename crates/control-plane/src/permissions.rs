@@ -7,12 +7,9 @@ use aws_model::{ApiError, types};
 use serde_json::{Value, json};
 
 use crate::plane::ControlPlane;
-use crate::policy::{Policy, Statement};
+use crate::policy::Statement;
 use crate::record::{Function, Scope};
 use crate::scoped;
-
-/// Largest policy of a resource, in bytes of its JSON text.
-const MOST_POLICY: usize = 20_480;
 
 impl ControlPlane {
     /// AddPermission: one more statement in the policy of a function, version or alias.
@@ -98,41 +95,6 @@ impl ControlPlane {
             // One revision guards the policy and what it belongs to.
             revision_id: scoped::revision(&function, &scope).map(str::to_owned),
         })
-    }
-}
-
-impl Policy {
-    /// Adds a statement under an id that is free.
-    ///
-    /// # Errors
-    /// ResourceConflictException, PolicyLengthExceededException.
-    pub(crate) fn add(&mut self, statement: Statement) -> Result<(), ApiError> {
-        if self.statement(&statement.sid).is_some() {
-            return Err(ApiError::resource_conflict(format!(
-                "The statement id ({}) provided already exists. Please provide a new statement id, or remove the \
-                 existing statement.",
-                statement.sid
-            )));
-        }
-        self.statements.push(statement);
-        let size = self.document().len();
-        if size > MOST_POLICY {
-            return Err(ApiError::policy_length_exceeded(format!(
-                "The final policy size ({size}) is bigger than the limit ({MOST_POLICY})."
-            )));
-        }
-        Ok(())
-    }
-
-    /// Takes a statement out.
-    ///
-    /// # Errors
-    /// ResourceNotFoundException.
-    pub(crate) fn remove(&mut self, sid: &str) -> Result<Statement, ApiError> {
-        match self.statements.iter().position(|statement| statement.sid == sid) {
-            Some(index) => Ok(self.statements.remove(index)),
-            None => Err(ApiError::resource_not_found(format!("Statement {sid} is not found in resource policy."))),
-        }
     }
 }
 

@@ -3,8 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use aws_model::ApiError;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
+
+/// Largest policy of a resource, in bytes of its JSON text.
+const MOST_POLICY: usize = 20_480;
 
 /// One permission. Serializes as the API shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +54,39 @@ impl Policy {
         let document = Document { version: "2012-10-17", id: "default", statement: &self.statements };
         // Maps with text as keys always serialize.
         serde_json::to_string(&document).unwrap_or_default()
+    }
+
+    /// Adds a statement under an id that is free.
+    ///
+    /// # Errors
+    /// ResourceConflictException, PolicyLengthExceededException.
+    pub(crate) fn add(&mut self, statement: Statement) -> Result<(), ApiError> {
+        if self.statement(&statement.sid).is_some() {
+            return Err(ApiError::resource_conflict(format!(
+                "The statement id ({}) provided already exists. Please provide a new statement id, or remove the \
+                 existing statement.",
+                statement.sid
+            )));
+        }
+        self.statements.push(statement);
+        let size = self.document().len();
+        if size > MOST_POLICY {
+            return Err(ApiError::policy_length_exceeded(format!(
+                "The final policy size ({size}) is bigger than the limit ({MOST_POLICY})."
+            )));
+        }
+        Ok(())
+    }
+
+    /// Takes a statement out.
+    ///
+    /// # Errors
+    /// ResourceNotFoundException.
+    pub(crate) fn remove(&mut self, sid: &str) -> Result<Statement, ApiError> {
+        match self.statements.iter().position(|statement| statement.sid == sid) {
+            Some(index) => Ok(self.statements.remove(index)),
+            None => Err(ApiError::resource_not_found(format!("Statement {sid} is not found in resource policy."))),
+        }
     }
 }
 

@@ -11,9 +11,6 @@ use crate::plane::ControlPlane;
 use crate::policy::{Policy, Statement};
 use crate::record::{Layer, LayerVersion};
 
-/// Bytes of a policy's document.
-const LONGEST_POLICY: usize = 20_480;
-
 impl ControlPlane {
     /// AddLayerVersionPermission.
     ///
@@ -38,21 +35,8 @@ impl ControlPlane {
         let policy = self
             .change_policy(&target, |policy| {
                 let mut policy = policy.cloned().unwrap_or_default();
-                if policy.statement(&statement.sid).is_some() {
-                    return Err(ApiError::resource_conflict(format!(
-                        "The statement id ({}) provided already exists. Please provide a new statement id, or remove \
-                         the existing statement.",
-                        statement.sid
-                    )));
-                }
+                policy.add(statement)?;
                 check_revision(&policy, request.revision_id.as_deref())?;
-                policy.statements.push(statement);
-                if policy.document().len() > LONGEST_POLICY {
-                    return Err(ApiError::policy_length_exceeded(format!(
-                        "The final policy size ({}) is bigger than the limit ({LONGEST_POLICY}).",
-                        policy.document().len()
-                    )));
-                }
                 policy.revision_id = revision_id();
                 Ok(Some(policy))
             })
@@ -77,10 +61,7 @@ impl ControlPlane {
         self.change_policy(&target, |policy| {
             let mut policy = policy.ok_or_else(no_policy)?.clone();
             check_revision(&policy, request.revision_id.as_deref())?;
-            if policy.statement(sid).is_none() {
-                return Err(ApiError::resource_not_found(format!("Statement {sid} is not found in resource policy.")));
-            }
-            policy.statements.retain(|statement| statement.sid != sid);
+            policy.remove(sid)?;
             policy.revision_id = revision_id();
             Ok(Some(policy).filter(|policy| !policy.statements.is_empty()))
         })
