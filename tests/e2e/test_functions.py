@@ -323,6 +323,20 @@ def test_provisioned_concurrency_is_refused_for_latest(firelet):
     )
 
 
+def test_packages_over_the_limits_are_refused(firelet):
+    def create(package):
+        settings = {"Runtime": "provided.al2023", "Handler": "h", "Role": ROLE}
+        return refusal(firelet.lambda_.create_function, FunctionName="too-large", Code={"ZipFile": package}, **settings)
+
+    # Size is judged before content.
+    zipped_size = "Zipped size must be smaller than 52428800 bytes"
+    assert create(bytes(52_428_801)) == (413, "RequestEntityTooLargeException", zipped_size)
+    request_size = "Request must be smaller than 70167211 bytes for the CreateFunction operation"
+    assert create(bytes(52_625_500)) == (413, "RequestEntityTooLargeException", request_size)
+    unzipped_size = "Unzipped size must be smaller than 262144000 bytes"
+    assert create(zipped({"zeros": bytes(262_144_001)})) == (400, "InvalidParameterValueException", unzipped_size)
+
+
 def test_roles_and_identity_are_served_beside_lambda(firelet):
     trust = '{"Version":"2012-10-17","Statement":[]}'
     role = firelet.iam.create_role(RoleName="beside", AssumeRolePolicyDocument=trust, Description="a <b> & c")["Role"]
