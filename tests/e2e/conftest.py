@@ -34,7 +34,7 @@ def firelet():
 
 @pytest.fixture(scope="session")
 def elsewhere():
-    """The S3, IAM, STS and Logs that tests point Firelet at."""
+    """The services that tests point Firelet at: S3, IAM, STS, Logs, queues and streams."""
     server = Elsewhere()
     yield server
     server.close()

@@ -47,16 +47,17 @@ impl Mappings {
 }
 
 impl ControlPlane {
-    /// CreateEventSourceMapping: it is Creating for a moment, then Enabled or Disabled.
+    /// The mapping that a CreateEventSourceMapping asks for. Nothing is kept yet: whoever can asks first whether the source
+    /// is there.
     ///
     /// # Errors
     /// InvalidParameterValueException for what does not fit the source and for an absent function,
     /// ResourceConflictException when source and function are mapped already.
-    pub async fn create_event_source_mapping(
+    pub fn draft_mapping(
         &self,
         request: &types::CreateEventSourceMappingRequest,
         now: Timestamp,
-    ) -> Result<types::EventSourceMappingConfiguration, ApiError> {
+    ) -> Result<Mapping, ApiError> {
         let uuid = Uuid::new_v4().to_string();
         let source = rules::source(request, &uuid)?;
         let settings = Settings::new(source.kind).with(&source, &changes_of(request))?;
@@ -64,7 +65,7 @@ impl ControlPlane {
         let target = self.mapping_target(request.function_name.as_deref())?;
         let rest = if request.enabled == Some(false) { Rest::Disabled } else { Rest::Enabled };
         let mapping = Mapping {
-            uuid: uuid.clone(),
+            uuid,
             source,
             target,
             settings,
@@ -72,11 +73,24 @@ impl ControlPlane {
             phase: Phase::create(rest, now),
             last_modified: now,
         };
+        self.check_unique(&mapping, now)?;
+        Ok(mapping)
+    }
+
+    /// Keeps a drafted mapping: it is Creating for a moment, then Enabled or Disabled.
+    ///
+    /// # Errors
+    /// ResourceConflictException when source and function were mapped in the meantime.
+    pub async fn create_event_source_mapping(
+        &self,
+        mapping: Mapping,
+        now: Timestamp,
+    ) -> Result<types::EventSourceMappingConfiguration, ApiError> {
         let judge = |_: Option<&Mapping>| {
             self.check_unique(&mapping, now)?;
             Ok(Some(mapping.clone()))
         };
-        self.inner.mappings.shelf.mutate(&uuid, (), judge).await?;
+        self.inner.mappings.shelf.mutate(&mapping.uuid, (), judge).await?;
         self.inner.mappings.changed.notify_one();
         Ok(mapping.show(self.realm(), mapping.phase))
     }

@@ -28,7 +28,7 @@ impl World {
             body[member] = value.clone();
         }
         let request: types::CreateEventSourceMappingRequest = serde_json::from_value(body).unwrap();
-        let shown = self.plane.create_event_source_mapping(&request, NOW).await?;
+        let shown = self.plane.create_event_source_mapping(self.plane.draft_mapping(&request, NOW)?, NOW).await?;
         Ok(serde_json::to_value(shown).unwrap())
     }
 

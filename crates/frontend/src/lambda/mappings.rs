@@ -1,5 +1,7 @@
 //! Event source mappings. Their states move by time; [`tend`] has what has moved written down.
 
+mod source;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +16,9 @@ use crate::reply::Reply;
 const RETRY: Duration = Duration::from_secs(5);
 
 pub(super) async fn create(app: &App, input: &Input) -> Result<Reply, ApiError> {
-    Ok(input.answer(&app.control_plane.create_event_source_mapping(&input.decode()?, now()).await?))
+    let mapping = app.control_plane.draft_mapping(&input.decode()?, now())?;
+    source::check(app, &mapping).await?;
+    Ok(input.answer(&app.control_plane.create_event_source_mapping(mapping, now()).await?))
 }
 
 pub(super) fn get(app: &App, input: &Input) -> Result<Reply, ApiError> {
