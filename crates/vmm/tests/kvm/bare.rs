@@ -219,7 +219,6 @@ fn a_state_survives_being_saved_again() {
 }
 
 #[test]
-#[ignore = "a state that KVM takes and the lab's emulator does not bear hangs the lab, or its kernel panics later; run it on hardware"]
 fn damaged_states_are_refused_or_harm_the_guest_alone() {
     drop(or_skip!(kvm()));
     let (_, state, memory) = counting(1);
