@@ -47,7 +47,19 @@ pub struct Resolved {
     /// Whether the bootstrap writes frames to `_LAMBDA_TELEMETRY_LOG_FD`.
     pub log_fd: bool,
     /// Whether the bootstrap can be started before its environment is known (`FIRELET_PRESTART_FD`).
-    pub waits: bool,
+    pub waits: Waits,
+}
+
+/// How far a bootstrap can go before it is known for which function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waits {
+    /// It has to be started with its environment.
+    No,
+    /// It can wait for its environment. Two that were copied from one would not differ as they should, such as in what
+    /// chance gives them.
+    Alone,
+    /// It can also be copied while it waits, by a snapshot or a fork.
+    Cloned,
 }
 
 impl Resolved {
@@ -165,8 +177,7 @@ impl Catalog {
             language: name.language,
             wrapper_allowed: true,
             log_fd: true,
-            // Not so Node.js: what its generator of random numbers has drawn by then would be the same in all clones.
-            waits: name.language == Language::Python,
+            waits: waits(name.language),
         })
     }
 
@@ -239,7 +250,14 @@ fn provided(name: &RuntimeName, root: RootPlan) -> Resolved {
         language: Language::Provided,
         wrapper_allowed: false,
         log_fd: false,
-        waits: false,
+        waits: Waits::No,
+    }
+}
+
+fn waits(language: Language) -> Waits {
+    match language {
+        Language::Python => Waits::Cloned,
+        Language::Nodejs | Language::Ruby | Language::Java | Language::Provided => Waits::No,
     }
 }
 

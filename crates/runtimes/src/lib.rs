@@ -15,7 +15,7 @@ mod root;
 
 pub use add::AddError;
 pub use bootstrap::BootstrapError;
-pub use catalog::{Catalog, Options, ResolveError, Resolved};
+pub use catalog::{Catalog, Options, ResolveError, Resolved, Waits};
 pub use discover::{Installed, Origin};
 pub use name::{Language, RuntimeName, RuntimeNameError, Version};
 pub use root::RootPlan;

@@ -62,11 +62,42 @@ pub struct SandboxSpec {
     /// [`Sandbox::take_service`] in this order. The sockets live in the sandbox's network namespace, the host accepts. A
     /// backend whose sandboxes are machines of their own serves inside of them instead.
     pub listen: Vec<SocketAddrV4>,
-    /// The program that will be started with the same `argv`, where it can wait for its environment: a backend that clones
-    /// sandboxes from snapshots has it started already in what it clones, with the environment given here. It finds a socket
-    /// in `FIRELET_PRESTART_FD`, writes one byte to it when it is ready, and reads the rest: a JSON object with `env` (pairs)
-    /// and `cwd`.
-    pub prestart: Option<ProcessSpec>,
+    /// The program that will be started with the same `argv`, where it can wait for its environment: what
+    /// [`Backend::prestarts`] tells whether the backend makes use of it. Sandboxes whose runtime differs in nothing of it
+    /// may have processes made ready for whichever comes first.
+    pub prestart: Option<Prestart>,
+}
+
+impl SandboxSpec {
+    /// The program that may wait in what is cloned.
+    fn clonable(&self) -> Option<&ProcessSpec> {
+        self.prestart.as_ref().filter(|prestart| prestart.clonable).map(|prestart| &prestart.process)
+    }
+}
+
+/// A program that is started before it is known what for.
+///
+/// It finds a socket in `FIRELET_PRESTART_FD`, writes one byte to it when it is ready, and reads the rest: a JSON object
+/// with `env` (pairs) and `cwd`, which it takes over. At the end of the file without any it ends. The mounts of
+/// [`SandboxSpec::mounts`] may be absent until it is given these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prestart {
+    /// The program, with the environment and directory that it is started with.
+    pub process: ProcessSpec,
+    /// Whether the waiting process may be copied, memory and all, by a snapshot or a fork: the program draws again what
+    /// it had drawn from chance. Where not, each is started on its own.
+    pub clonable: bool,
+}
+
+/// What a backend does with programs that can wait for their environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prestarts {
+    /// It starts none before their sandbox is asked for; [`SandboxSpec::prestart`] is not looked at.
+    No,
+    /// It starts each on its own, and may clone those that are [clonable](Prestart::clonable).
+    Alone,
+    /// It has nothing but clones: those that are not [clonable](Prestart::clonable) are started when they are asked for.
+    Cloned,
 }
 
 /// A read-only root file system put together from host directories.
@@ -185,6 +216,11 @@ pub trait Backend: Send + Sync {
     /// Whether file systems are to be given as images: the sandboxes have kernels of their own.
     fn takes_images(&self) -> bool {
         false
+    }
+
+    /// What becomes of [`SandboxSpec::prestart`]. Asked before each creation; does not change.
+    fn prestarts(&self) -> Prestarts {
+        Prestarts::No
     }
 
     /// Makes ready what sandboxes like this have in common, if it is not yet; what is theirs alone is not looked at.

@@ -42,7 +42,7 @@ use crate::create::failed;
 use crate::host::Loss;
 use crate::net::{NetError, NetOptions, NetworkMode, Networks, TapSlot};
 use crate::tmp_disk::{TmpDiskError, TmpImages};
-use crate::{Backend, BoxFuture, CreateError, Sandbox, SandboxSpec};
+use crate::{Backend, BoxFuture, CreateError, Prestarts, Sandbox, SandboxSpec};
 
 /// What the VMM takes beside the machine's memory, in bytes: its own memory, the kernel's tables, sockets.
 const VMM_BYTES: u64 = 64 << 20;
@@ -217,6 +217,10 @@ impl MicroVms {
 impl Backend for MicroVms {
     fn name(&self) -> &'static str {
         "microvm"
+    }
+
+    fn prestarts(&self) -> Prestarts {
+        Prestarts::Cloned
     }
 
     fn takes_images(&self) -> bool {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use image::{CodeCache, Digest, Lease};
 use runtimes::{Catalog, Resolved};
-use sandbox::{Backend, RootFs};
+use sandbox::{Backend, Prestarts, RootFs};
 use telemetry::LogStore;
 use telemetry::lines::InitType;
 use tokio::sync::Notify;
@@ -221,7 +221,8 @@ impl Worker {
     /// start does not wait for them.
     pub async fn prepare(&self, spec: &Arc<EnvironmentSpec>) -> Result<(), StartError> {
         self.inner.code_in_place(spec).await?;
-        if self.inner.backend.takes_images()
+        let backend = &self.inner.backend;
+        if (backend.takes_images() || backend.prestarts() != Prestarts::No)
             && let Err(error) = self.prepare_runtime(&spec.runtime, spec.memory_mb).await
         {
             // The first environment will meet the same error, and its caller is told.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use runtimes::Resolved;
+use runtimes::{Language, Resolved};
 
 use telemetry::lines::{InitType, LogFormat};
 
@@ -118,17 +118,25 @@ pub fn for_runtime(spec: &EnvironmentSpec, resolved: &Resolved, own: Particulars
 }
 
 /// What a runtime is started with before it is known for which function.
-pub fn before_the_function(resolved: &Resolved) -> Vec<(String, String)> {
+pub fn before_the_function(resolved: &Resolved, memory_mb: u32) -> Vec<(String, String)> {
     let execution_env = resolved.execution_env.as_ref().map(|value| ("AWS_EXECUTION_ENV".to_owned(), value.clone()));
-    resolved.env.iter().cloned().chain(execution_env).collect()
+    // These take the limits of their heaps from it when they start; for others one kind serves functions of all sizes.
+    let sized = matches!(resolved.language, Language::Nodejs | Language::Java);
+    let memory = sized.then(|| ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE".to_owned(), memory_mb.to_string()));
+    resolved.env.iter().cloned().chain(execution_env).chain(memory).collect()
 }
 
 /// Whether a function sets a variable that the loader, the C library or the interpreter reads when a process starts, to
 /// another value than in `start`.
 pub fn matter_at_start(own: &BTreeMap<String, String>, start: &[(String, String)]) -> bool {
-    const PREFIXES: [&str; 6] = ["LD_", "LC_", "PYTHON", "MALLOC_", "GLIBC_", "OPENSSL_"];
+    // The loader, the C library and its resolver; OpenSSL; Python; Node.js (V8, libuv); Java; Ruby and its gems.
+    const PREFIXES: [&str; 18] = [
+        "LD_", "LC_", "MALLOC_", "GLIBC_", "GCONV_", "NLS", "RES_", "OPENSSL_", "PYTHON", "NODE_", "UV_", "ICU_",
+        "JAVA_", "JDK_", "_JAVA_", "RUBY", "GEM_", "BUNDLE",
+    ];
+    const NAMES: [&str; 6] = ["LANG", "LANGUAGE", "LOCALDOMAIN", "HOSTALIASES", "LOCPATH", "CLASSPATH"];
     own.iter().any(|(name, value)| {
-        let read = PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name == "LANG" || name == "LANGUAGE";
+        let read = NAMES.contains(&name.as_str()) || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
         read && !start.iter().any(|(other, set)| other == name && set == value)
     })
 }
@@ -165,6 +173,10 @@ mod tests {
         let matter =
             |name: &str, value: &str| matter_at_start(&BTreeMap::from([(name.to_owned(), value.to_owned())]), &start);
         assert!(matter("LANG", "C") && matter("PYTHONPATH", "/var/task/lib") && matter("LD_PRELOAD", "/opt/x.so"));
+        assert!(matter("NODE_OPTIONS", "--inspect") && matter("UV_THREADPOOL_SIZE", "8") && matter("RUBYOPT", "-w"));
+        assert!(
+            matter("JAVA_TOOL_OPTIONS", "-Xss1m") && matter("_JAVA_OPTIONS", "-Xss1m") && matter("GEM_HOME", "/opt")
+        );
         assert!(!matter("LANG", "en_US.UTF-8") && !matter("TABLE", "t") && !matter("TZ", "EST5"));
     }
 
@@ -210,10 +222,10 @@ mod tests {
             env: vec![("LANG".to_owned(), "en_US.UTF-8".to_owned()), ("PATH".to_owned(), "/var/lang/bin".to_owned())],
             execution_env: execution_env.map(str::to_owned),
             runtime_version: String::new(),
-            language: runtimes::Language::Python,
+            language: Language::Python,
             wrapper_allowed: true,
             log_fd: true,
-            waits: true,
+            waits: runtimes::Waits::Cloned,
         };
         let credentials = Credentials {
             access_key_id: "ASIA".to_owned(),

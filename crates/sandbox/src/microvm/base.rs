@@ -68,7 +68,7 @@ impl Kind {
             root_image: root_image(spec)?.to_owned(),
             size: Size::of(spec.memory_bytes, spec.processors),
             has_network: host.has_network(),
-            prestart: spec.prestart.as_ref().map(prestart),
+            prestart: spec.clonable().map(prestart),
         })
     }
 

@@ -78,7 +78,7 @@ pub(super) async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<Machin
     let began = Instant::now();
     let (base, own) = tokio::try_join!(host.bases.get(host, &spec), own(host, &spec, None))?;
     let prepared_us = began.elapsed().as_micros();
-    let prestarted = spec.prestart.as_ref().map(|process| process.argv.clone());
+    let prestarted = spec.clonable().map(|process| process.argv.clone());
     let Begun { machine, sizes, network, .. } =
         begin(host, &spec, base, own, &Past::up_to(FIRST_NUMBER), prestarted).await?;
     match timeout(PATIENCE, machine.furnish(&spec, &sizes, network)).await {

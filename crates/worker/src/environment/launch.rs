@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use runtimes::{Language, Resolved};
-use sandbox::{Bind, CreateError, ProcessSpec, RootFs, Sandbox, SandboxSpec};
+use runtimes::{Language, Resolved, Waits};
+use sandbox::{Bind, CreateError, Prestart, Prestarts, ProcessSpec, RootFs, Sandbox, SandboxSpec};
 use telemetry::lines::InitType;
 use tokio::sync::mpsc;
 
@@ -66,7 +66,7 @@ pub(super) async fn launch(
         id: sandbox_id,
         mounts: mounts(&code),
         tmp_bytes: u64::from(spec.tmp_mb) << 20,
-        prestart: prestart(&resolved, &spec.environment),
+        prestart: prestart(host, &resolved, spec.memory_mb, &spec.environment),
         ..common(host, &resolved, spec.memory_mb).await?
     };
     let mut sandbox = host.backend.create(sandbox_spec).await.map_err(not_made)?;
@@ -127,7 +127,7 @@ async fn common(host: &Arc<Inner>, resolved: &Resolved, memory_mb: u32) -> Resul
         processors: processors(memory_mb),
         max_tasks: host.options.max_tasks,
         listen: vec![RUNTIME_API],
-        prestart: prestart(resolved, &BTreeMap::new()),
+        prestart: prestart(host, resolved, memory_mb, &BTreeMap::new()),
     })
 }
 
@@ -176,15 +176,21 @@ fn runtime_process(
 }
 
 /// The runtime's process as it can be started for any function of the runtime; none where this function would find it
-/// started otherwise than its own variables ask for.
-fn prestart(resolved: &Resolved, own: &BTreeMap<String, String>) -> Option<ProcessSpec> {
-    let env = variables::before_the_function(resolved);
+/// started otherwise than its own variables ask for, and where the backend has no use for it.
+fn prestart(host: &Inner, resolved: &Resolved, memory_mb: u32, own: &BTreeMap<String, String>) -> Option<Prestart> {
+    let clonable = match (host.backend.prestarts(), resolved.waits) {
+        (Prestarts::No, _) | (_, Waits::No) | (Prestarts::Cloned, Waits::Alone) => return None,
+        (Prestarts::Alone, Waits::Alone) => false,
+        (Prestarts::Alone | Prestarts::Cloned, Waits::Cloned) => true,
+    };
+    let env = variables::before_the_function(resolved, memory_mb);
     let wrapped = resolved.wrapper_allowed && own.contains_key(WRAPPER_VARIABLE);
-    if !resolved.waits || wrapped || variables::matter_at_start(own, &env) {
+    if wrapped || variables::matter_at_start(own, &env) {
         return None;
     }
     let log_fd_env = resolved.log_fd.then(|| LOG_FD_VARIABLE.to_owned());
-    Some(ProcessSpec { argv: resolved.command.clone(), env, cwd: PathBuf::from("/"), log_fd_env })
+    let process = ProcessSpec { argv: resolved.command.clone(), env, cwd: PathBuf::from("/"), log_fd_env };
+    Some(Prestart { process, clonable })
 }
 
 /// The processors that come with so much memory.
