@@ -11,6 +11,7 @@
 mod account;
 mod aliases;
 pub mod authorization;
+pub mod autoscaling;
 mod capacity;
 mod code;
 mod code_signing;

@@ -76,6 +76,16 @@ impl<T: Serialize + DeserializeOwned + PartialEq + Send + Sync + 'static> Shelf<
         keep: K,
         judge: impl FnOnce(Option<&T>) -> Result<Option<T>, ApiError>,
     ) -> Result<Change<T>, ApiError> {
+        self.mutate_or(key, keep, judge).await
+    }
+
+    /// Like [`Self::mutate`], with refusals of another service than Lambda.
+    pub async fn mutate_or<K: Send + 'static, E: From<ApiError>>(
+        &self,
+        key: &str,
+        keep: K,
+        judge: impl FnOnce(Option<&T>) -> Result<Option<T>, E>,
+    ) -> Result<Change<T>, E> {
         let lock = Arc::clone(&self.inner.writer).lock_owned().await;
         let found = self.inner.read().get(key).map(|kept| (Arc::clone(&kept.item), kept.revision));
         let (before, revision) = found.unzip();
@@ -97,7 +107,7 @@ impl<T: Serialize + DeserializeOwned + PartialEq + Send + Sync + 'static> Shelf<
             Ok(outcome) => outcome?,
             Err(error) => {
                 tracing::error!(%error, "a commit task died");
-                return Err(ApiError::service("The change could not be stored."));
+                return Err(ApiError::service("The change could not be stored.").into());
             }
         }
         Ok(Change { before, after })

@@ -1,0 +1,4 @@
+//! Application Auto Scaling of provisioned concurrency.
+
+pub mod record;
+pub mod schedule;
