@@ -18,10 +18,12 @@ const HIGH_WATER_MARK = Symbol.for('aws.lambda.runtime.handler.streaming.highWat
 const BEFORE_EXIT = Symbol.for('aws.lambda.beforeExit');
 
 // From Node.js 24 on Lambda has no callbacks: the name that the function was created with decides, not the interpreter.
-const withoutCallbacks = (() => {
+let withoutCallbacks = false;
+
+function takeEnvironment() {
   const version = /nodejs(\d+)\.x$/.exec(process.env.AWS_EXECUTION_ENV || '');
-  return version !== null && Number(version[1]) >= 24;
-})();
+  withoutCallbacks = version !== null && Number(version[1]) >= 24;
+}
 
 const whenLoopIsEmpty = (listener) => {
   globalThis[BEFORE_EXIT] = listener;
@@ -306,6 +308,12 @@ function serialized(result) {
 // The process
 
 async function main() {
+  if (process.env.FIRELET_PRESTART_FD !== undefined) {
+    const { wait, warm } = require('./prestart.cjs');
+    await warm(loadModule);
+    wait(Number(process.env.FIRELET_PRESTART_FD));
+  }
+  takeEnvironment();
   patchConsole();
   const api = new RuntimeApi(process.env.AWS_LAMBDA_RUNTIME_API);
   const onError = {

@@ -20,7 +20,8 @@ const LEVELS = {
   FATAL: { name: 'FATAL', priority: 6, mask: 0x18 },
 };
 
-const asJson = process.env.AWS_LAMBDA_LOG_FORMAT?.toUpperCase() === 'JSON';
+// Set by `patchConsole`.
+let asJson = false;
 
 function setInvocation(requestId, tenantId) {
   globalThis[REQUEST_ID] = requestId;
@@ -62,7 +63,9 @@ function jsonLine(timestamp, level, args) {
   return JSON.stringify(record);
 }
 
-const line = asJson ? jsonLine : textLine;
+function line(time, level, args) {
+  return asJson ? jsonLine(time, level, args) : textLine(time, level, args);
+}
 
 function toStdout(level, args) {
   process.stdout.write(line(new Date().toISOString(), level, args).replace(/\n/g, '\r') + '\n');
@@ -83,6 +86,7 @@ function toDescriptor(fd) {
 }
 
 function patchConsole() {
+  asJson = process.env.AWS_LAMBDA_LOG_FORMAT?.toUpperCase() === 'JSON';
   const fd = process.env._LAMBDA_TELEMETRY_LOG_FD;
   delete process.env._LAMBDA_TELEMETRY_LOG_FD;
   const log = fd === undefined ? toStdout : toDescriptor(parseInt(fd, 10));

@@ -162,7 +162,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def run(command, task, handler, invocations=(), env=None, log_fd=False, arguments=(), prestart=None):
     """Starts a runtime in directory `task` and serves it `invocations`.
 
-    With `prestart`, an environment, it is started with that alone, and is given its own and its directory once it waits.
+    With `prestart`, an environment, it is started with that alone, and is given its own and its directory once it waits;
+    `task` is not there before.
     """
     api = _Api(invocations)
     threading.Thread(target=api.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -196,6 +197,8 @@ def run(command, task, handler, invocations=(), env=None, log_fd=False, argument
         if log_fd:
             environment["_LAMBDA_TELEMETRY_LOG_FD"] = given.pop("_LAMBDA_TELEMETRY_LOG_FD")
         pass_fds += (theirs.fileno(),)
+        absent = Path(str(task) + ".absent")
+        os.rename(task, absent)
     process = subprocess.Popen(
         [*map(str, command), *arguments],
         cwd="/" if given else str(task),
@@ -209,7 +212,11 @@ def run(command, task, handler, invocations=(), env=None, log_fd=False, argument
     if given:
         theirs.close()
         ours.settimeout(DEADLINE_SECONDS)
-        assert len(ours.recv(1)) == 1
+        try:
+            ready = ours.recv(1)
+        finally:
+            os.rename(absent, task)
+        assert len(ready) == 1
         ours.sendall(json.dumps({"env": list(given.items()), "cwd": str(task)}).encode())
         ours.close()
     if log_fd:

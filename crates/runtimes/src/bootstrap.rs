@@ -52,8 +52,11 @@ const NODEJS: &[File] = runtime_files![
     "bootstrap.cjs" from "nodejs/bootstrap.cjs",
     "console.cjs" from "nodejs/console.cjs",
     "errors.cjs" from "nodejs/errors.cjs",
+    "prestart.cjs" from "nodejs/prestart.cjs",
     "runtime-api.cjs" from "nodejs/runtime-api.cjs",
     "streaming.cjs" from "nodejs/streaming.cjs",
+    "warm.js" from "nodejs/warm.js",
+    "warm-module.mjs" from "nodejs/warm-module.mjs",
 ];
 
 const RUBY: &[File] = runtime_files!["bootstrap.rb" from "ruby/bootstrap.rb"];

@@ -257,7 +257,9 @@ fn provided(name: &RuntimeName, root: RootPlan) -> Resolved {
 fn waits(language: Language) -> Waits {
     match language {
         Language::Python => Waits::Cloned,
-        Language::Nodejs | Language::Ruby | Language::Java | Language::Provided => Waits::No,
+        // What V8 has drawn from chance by then would be the same in all copies.
+        Language::Nodejs => Waits::Alone,
+        Language::Ruby | Language::Java | Language::Provided => Waits::No,
     }
 }
 

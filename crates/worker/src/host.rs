@@ -180,6 +180,8 @@ pub(crate) struct CodeInPlace {
     pub(crate) extensions: Vec<String>,
     /// The program of a custom runtime, as a path inside; none where neither the function nor a layer has one.
     pub(crate) bootstrap: Option<&'static str>,
+    /// Whether the dynamic linker may find libraries in it that it would otherwise find elsewhere, or not at all.
+    pub(crate) libraries: bool,
     /// The images of `task` and `opt`, for a backend that takes images.
     images: Option<(Lease, Option<Lease>)>,
 }
@@ -376,13 +378,14 @@ impl Inner {
                 false => Some(cache.merged(&layers).map_err(|error| StartError::Code(chain(&error)))?),
             };
             let extensions = opt.as_ref().map(|opt| extensions_in(opt.path())).unwrap_or_default();
+            let libraries = has_libraries(task.path(), opt.as_ref().map(Lease::path));
             let bootstrap = bootstrap_in(task.path(), opt.as_ref().map(Lease::path));
             let image = |tree: &Lease| cache.image(tree).map_err(|error| StartError::Code(chain(&error)));
             let images = match takes_images {
                 true => Some((image(&task)?, opt.as_ref().map(image).transpose()?)),
                 false => None,
             };
-            Ok(CodeInPlace { task, opt, extensions, bootstrap, images })
+            Ok(CodeInPlace { task, opt, extensions, bootstrap, libraries, images })
         });
         work.await.unwrap_or_else(|panic| Err(StartError::Code(format!("unpacking failed: {panic}"))))
     }
@@ -417,6 +420,22 @@ fn extensions_in(opt: &Path) -> Vec<String> {
     names
 }
 
+/// Whether there are shared libraries in the directories of `LD_LIBRARY_PATH`. A process that waited has been linked without
+/// them, and its linker remembers which of the directories were not there.
+fn has_libraries(task: &Path, opt: Option<&Path>) -> bool {
+    let library = |name: &str| name == "glibc-hwcaps" || name.starts_with("lib") && name.contains(".so");
+    let within = |dir: &Path| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| entry.file_name().to_str().is_some_and(library))
+    };
+    let below = |tree: &Path| {
+        // A link is not followed, and may lead to anything.
+        let lib = tree.join("lib");
+        lib.symlink_metadata().is_ok_and(|found| found.is_symlink() || found.is_dir() && within(&lib))
+    };
+    within(task) || below(task) || opt.is_some_and(below)
+}
+
 /// The program of a custom runtime: the function's own, or a layer's.
 fn bootstrap_in(task: &Path, opt: Option<&Path>) -> Option<&'static str> {
     // Not followed: a link is the sandbox's to resolve, within its own root.
@@ -443,6 +462,24 @@ mod tests {
         std::fs::remove_file(opt.path().join("extensions")).unwrap();
         std::fs::rename(elsewhere.path(), opt.path().join("extensions")).unwrap();
         assert_eq!(extensions_in(opt.path()), ["a", "b"]);
+    }
+
+    #[test]
+    fn shared_libraries_are_seen_where_the_linker_looks_for_them() {
+        let (task, opt) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let found = || has_libraries(task.path(), Some(opt.path()));
+        for dir in [task.path().join("lib"), opt.path().join("python")] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        for name in ["lib/function.jar", "_fast.cpython-312-x86_64-linux-gnu.so", "library.py"] {
+            std::fs::write(task.path().join(name), "").unwrap();
+        }
+        assert!(!found());
+        std::fs::write(task.path().join("lib/libown.so.3"), "").unwrap();
+        assert!(found());
+        std::fs::remove_file(task.path().join("lib/libown.so.3")).unwrap();
+        std::os::unix::fs::symlink("python", opt.path().join("lib")).unwrap();
+        assert!(found());
     }
 
     #[test]

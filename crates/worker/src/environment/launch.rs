@@ -66,7 +66,7 @@ pub(super) async fn launch(
         id: sandbox_id,
         mounts: mounts(&code),
         tmp_bytes: u64::from(spec.tmp_mb) << 20,
-        prestart: prestart(host, &resolved, spec.memory_mb, &spec.environment),
+        prestart: prestart(host, &resolved, spec.memory_mb, &spec.environment).filter(|_| !code.libraries),
         ..common(host, &resolved, spec.memory_mb).await?
     };
     let mut sandbox = host.backend.create(sandbox_spec).await.map_err(not_made)?;

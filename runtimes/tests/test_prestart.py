@@ -1,0 +1,95 @@
+"""Runtimes that were started before it was known for whom: their functions must not be able to tell.
+
+Those of Python are in test_python.py.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from runtime_harness import RUNTIMES, invocation, mask, run, write
+
+MODULES = Path(os.environ.get("FIRELET_TEST_NODE_MODULES", "/nonexistent"))
+NODES = [path for path in (shutil.which("node"), *sorted(MODULES.glob("node-*/bin/node"))) if path]
+BASE = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256", "LEFT_BEHIND": "1"}
+OWN = {"TZ": "EST5", "AWS_LAMBDA_LOG_FORMAT": "JSON", "MINE": "grüß = 𝄞\n2", "EMPTY": ""}
+
+
+def both(command, task, handler, env, log_fd=True, base=BASE):
+    """What a process of its own answers and logs, and what one that waited does."""
+    runs = [run(command, task, handler, [invocation()], env, log_fd, prestart=prestart) for prestart in (None, base)]
+    return [(ran.post.json, ran.stdout, ran.stderr, [frame.message for frame in ran.frames]) for ran in runs]
+
+
+def unwanted(command, env=BASE):
+    """The exit code of a process that waited for nothing."""
+    ours, theirs = socket.socketpair()
+    env = {**env, "FIRELET_PRESTART_FD": str(theirs.fileno())}
+    process = subprocess.Popen([*map(str, command)], cwd="/", env=env, pass_fds=(theirs.fileno(),))
+    theirs.close()
+    ours.settimeout(30)
+    assert len(ours.recv(1)) == 1
+    ours.close()
+    return process.wait(timeout=30)
+
+
+def node(binary):
+    return [RUNTIMES / "nodejs" / "bootstrap", binary]
+
+
+NODE_TASK = {"package.json": "{}", "one.js": "exports.one = 1;", "app.js": r"""
+const http = require('http');
+const Module = require('module');
+const { one } = require('./one');
+const atStart = look();
+function look() {
+  const volatile = ['AWS_LAMBDA_RUNTIME_API', '_LAMBDA_TELEMETRY_LOG_FD'];
+  const descriptors = (object) => Object.entries(Object.getOwnPropertyDescriptors(object))
+    .map(([name, { get, enumerable, writable }]) => [name, get !== undefined, enumerable, writable]);
+  return {
+    env: Object.fromEntries(Object.entries(process.env).filter(([name]) => !volatile.includes(name)).sort()),
+    cwd: process.cwd(), argv: process.argv, execArgv: process.execArgv, title: process.title,
+    zone: [Intl.DateTimeFormat().resolvedOptions().timeZone, new Date(0).toString(), Intl.NumberFormat().resolvedOptions().locale],
+    heap: require('v8').getHeapStatistics().heap_size_limit,
+    cache: Object.keys(require.cache), children: Object.values(require.cache).map((m) => [m.id, m.children.map((c) => c.id)]),
+    found: Object.values(Module._pathCache), paths: module.paths, global: Module.globalPaths, main: require.main.filename,
+    globals: descriptors(globalThis), symbols: Object.getOwnPropertySymbols(globalThis).map(String), ofProcess: Object.keys(process),
+    listeners: process.eventNames().map((name) => [String(name), process.listenerCount(name)]),
+    resources: process.getActiveResourcesInfo?.().filter((name) => name.startsWith('TCP') || name === 'Timeout').length,
+    hooks: require('async_hooks').executionAsyncResource() !== undefined, agent: Object.keys(http.globalAgent.sockets),
+  };
+}
+exports.look = async () => { console.log('said', one); console.error(new TypeError('bad').message); return [atStart, look()]; };
+exports.chance = async () => [Math.random(), require('crypto').randomUUID(), require('crypto').randomBytes(8).toString('hex')];
+"""}
+
+
+@pytest.mark.skipif(not NODES, reason="no node on this machine")
+@pytest.mark.parametrize("binary", NODES, ids=lambda path: "node-" + str(Path(path).parent.parent.name))
+class TestNode:
+    @pytest.mark.parametrize("log_fd", [False, True])
+    def test_one_that_waited_is_like_one_that_did_not(self, tmp_path, binary, log_fd):
+        plain, waited = both(node(binary), write(tmp_path, NODE_TASK), "app.look", OWN, log_fd)
+        assert waited[0] == plain[0]
+        assert mask(json.dumps(waited[1:])) == mask(json.dumps(plain[1:]))
+        seen = plain[0][0]
+        assert seen["cwd"] == seen["env"]["PWD"] == str(tmp_path) and "LEFT_BEHIND" not in seen["env"]
+        assert seen["env"]["MINE"] == OWN["MINE"] and "GMT-0500" in seen["zone"][1]
+
+    def test_modules_of_the_other_kind_are_loaded_too(self, tmp_path, binary):
+        write(tmp_path, {"app.mjs": "import path from 'node:path';\nexport const handler = async () => [path.join('a', 'b'), import.meta.url];"})
+        plain, waited = both(node(binary), tmp_path, "app.handler", {})
+        assert waited == plain and plain[0][0] == "a/b"
+
+    def test_each_draws_numbers_of_its_own(self, tmp_path, binary):
+        write(tmp_path, NODE_TASK)
+        drawn = [run(node(binary), tmp_path, "app.chance", [invocation()], prestart=BASE).post.json for _ in range(3)]
+        for of_one_kind in zip(*drawn):
+            assert len(set(of_one_kind)) == 3
+
+    def test_one_that_nobody_wanted_ends(self, binary):
+        assert unwanted(node(binary)) == 0
