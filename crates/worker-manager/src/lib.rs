@@ -4,6 +4,7 @@
 //! with real environments. On the warm path an invocation takes its own pool's lock for some lookups and sends to the
 //! environment; it waits for no other function.
 
+pub mod core;
 pub mod pool;
 
 mod concurrency;
