@@ -24,6 +24,9 @@ module Firelet
   class << self
     # The id of the invocation that runs, for log lines.
     attr_accessor :request_id, :sink
+
+    # Whether log records are JSON; set when the environment is known.
+    attr_accessor :json_format
   end
 
   # The platform's log descriptor: frames of type, length, timestamp in microseconds and message.
@@ -114,19 +117,17 @@ module Firelet
         progname = @progname unless block_given?
       end
       name = format_severity(severity || UNKNOWN)
-      type = (JSON_FORMAT ? FRAME_JSON : FRAME_TEXT) | FRAME_LEVEL.fetch(name, 0)
+      type = (Firelet.json_format ? FRAME_JSON : FRAME_TEXT) | FRAME_LEVEL.fetch(name, 0)
       Firelet.sink.write(format_message(name, Time.now, progname, message), type)
       true
     end
     alias log add
   end
 
-  JSON_FORMAT = ENV['AWS_LAMBDA_LOG_FORMAT'].to_s.casecmp?('JSON')
-
   # Ruby's own format with the request id in it, or one JSON object per record.
   class LogFormatter < Logger::Formatter
     def call(severity, time, progname, msg)
-      return json(severity, time, progname, msg) if JSON_FORMAT
+      return json(severity, time, progname, msg) if Firelet.json_format
 
       head = format('%<initial>s, [%<time>s #%<process>d] %<severity>5s %<request_id>s -- %<progname>s: ',
                     initial: severity[0], time: format_datetime(time), process: Process.pid, severity: severity,
@@ -346,6 +347,30 @@ module Firelet
     end
   end
 
+  # A process that is started before it is known whose it will be waits here for its environment. Nothing is loaded ahead
+  # for the function's sake: it would find what it did not ask for.
+  module Prestart
+    # The platform gives this descriptor at the start; whose environment it is comes later.
+    KEPT = '_LAMBDA_TELEMETRY_LOG_FD'
+
+    def self.wait(descriptor)
+      io = IO.for_fd(descriptor, 'r+b')
+      io.syswrite("\n")
+      text = io.read
+      io.close
+      # Nobody wanted this one.
+      exit!(0) if text.empty?
+      given = JSON.parse(text)
+      ENV.replace(ENV.to_h.slice(KEPT).merge(given['env'].to_h))
+      Dir.chdir(given['cwd'])
+      # The gems of the function and of its layers were not there when these were looked for.
+      return unless defined?(Gem)
+
+      Gem.clear_paths
+      Gem::Specification.reset
+    end
+  end
+
   # The process: loads the handler, then serves invocations until the platform ends it.
   class Runtime
     def initialize
@@ -372,6 +397,7 @@ module Firelet
     private
 
     def open_logs
+      Firelet.json_format = ENV['AWS_LAMBDA_LOG_FORMAT'].to_s.casecmp?('JSON')
       descriptor = ENV.delete('_LAMBDA_TELEMETRY_LOG_FD')
       $stdout.sync = true
       $stderr.sync = true
@@ -422,4 +448,7 @@ module Firelet
   end
 end
 
-Firelet::Runtime.new.run if $PROGRAM_NAME == __FILE__
+if $PROGRAM_NAME == __FILE__
+  Firelet::Prestart.wait(ENV['FIRELET_PRESTART_FD'].to_i) if ENV.key?('FIRELET_PRESTART_FD')
+  Firelet::Runtime.new.run
+end

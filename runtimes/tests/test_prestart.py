@@ -5,6 +5,7 @@ Those of Python are in test_python.py.
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -93,3 +94,62 @@ class TestNode:
 
     def test_one_that_nobody_wanted_ends(self, binary):
         assert unwanted(node(binary)) == 0
+
+
+RUBY = shutil.which("ruby")
+RUBY_TASK = {"part.rb": "PART = 1\n", "lib/deep.rb": "DEEP = 2\n", "app.rb": r"""
+require 'logger'
+require 'part'
+require_relative 'lib/deep'
+require 'own_gem'
+def look_now
+  volatile = %w[AWS_LAMBDA_RUNTIME_API _LAMBDA_TELEMETRY_LOG_FD]
+  { env: ENV.to_h.except(*volatile).sort, cwd: Dir.pwd, zone: Time.at(0).to_s, path: $LOAD_PATH, features: $LOADED_FEATURES,
+    globals: global_variables.sort, constants: Object.constants.map(&:to_s).sort, argv: ARGV, name: $0,
+    encodings: [Encoding.default_external.name, Encoding.default_internal&.name], threads: Thread.list.size,
+    gems: [Gem.path, Gem.loaded_specs.keys.sort, Gem::Specification.map(&:full_name).sort], options: RbConfig.ruby,
+    files: ObjectSpace.each_object(IO).reject(&:closed?).map { |io| io.class.name }.sort }
+end
+AT_START = look_now
+def look(event:, context:)
+  puts "said #{PART} #{DEEP} #{OWN}"
+  Logger.new($stdout).info('logged')
+  [AT_START, look_now]
+end
+def chance(event:, context:)
+  require 'securerandom'
+  [rand, Random.new.seed, 'text'.hash, SecureRandom.uuid]
+end
+""",
+    "gems/specifications/own_gem-1.0.0.gemspec": "Gem::Specification.new { |s| s.name = 'own_gem'; s.version = '1.0.0'; s.summary = 's'; s.authors = ['a']; s.require_paths = ['lib'] }\n",
+    "gems/gems/own_gem-1.0.0/lib/own_gem.rb": "OWN = 3\n",
+}
+
+
+@pytest.mark.skipif(RUBY is None, reason="no ruby on this machine")
+class TestRuby:
+    COMMAND = [RUBY, RUNTIMES / "ruby" / "bootstrap.rb"]
+
+    def variables(self, task):
+        return {"RUBYLIB": "%s:/opt/ruby/lib" % task, "GEM_PATH": "%s/gems" % task}
+
+    @pytest.mark.parametrize("log_fd", [False, True])
+    def test_one_that_waited_is_like_one_that_did_not(self, tmp_path, log_fd):
+        own = self.variables(tmp_path)
+        plain, waited = both(self.COMMAND, write(tmp_path, RUBY_TASK), "app.look", {**OWN, **own}, log_fd, {**BASE, **own})
+        assert waited[0] == plain[0]
+        hide = (lambda said: re.sub(r"#\d+|\.\d{6}", "", mask(json.dumps(said))))
+        assert hide(waited[1:]) == hide(plain[1:])
+        seen = plain[0][0]
+        assert seen["cwd"] == str(tmp_path) and "-0500" in seen["zone"]
+        assert "own_gem-1.0.0" in seen["gems"][2] and ["MINE", OWN["MINE"]] in seen["env"]
+
+    def test_each_draws_numbers_of_its_own(self, tmp_path):
+        own = self.variables(tmp_path)
+        write(tmp_path, RUBY_TASK)
+        drawn = [run(self.COMMAND, tmp_path, "app.chance", [invocation()], own, prestart={**BASE, **own}).post.json for _ in range(3)]
+        for of_one_kind in zip(*drawn):
+            assert len(set(of_one_kind)) == 3
+
+    def test_one_that_nobody_wanted_ends(self):
+        assert unwanted(self.COMMAND) == 0

@@ -257,9 +257,9 @@ fn provided(name: &RuntimeName, root: RootPlan) -> Resolved {
 fn waits(language: Language) -> Waits {
     match language {
         Language::Python => Waits::Cloned,
-        // What V8 has drawn from chance by then would be the same in all copies.
-        Language::Nodejs => Waits::Alone,
-        Language::Ruby | Language::Java | Language::Provided => Waits::No,
+        // What they have drawn from chance by then would be the same in all copies.
+        Language::Nodejs | Language::Ruby => Waits::Alone,
+        Language::Java | Language::Provided => Waits::No,
     }
 }
 
