@@ -51,6 +51,14 @@ pub enum Command {
                             \nUses the Firelet at --endpoint if one answers there, else starts one of its own."
     )]
     Dev(DevOptions),
+    /// Replay a trace of invocations in virtual time and compare how long idle environments are kept.
+    #[command(
+        after_help = "Examples:\n  firelet simulate\n  firelet simulate --functions 5000 --workers 40 --policy fixed:10m \
+                            --policy fixed:1h --policy histogram --plot out.svg\n  firelet simulate --trace \
+                            azure2019:./azurefunctions-dataset2019 --hours 24 --functions 2000\n\nThe decisions are the \
+                            server's own; starts and invocations are imagined. One seed gives one result."
+    )]
+    Simulate(Box<SimulateOptions>),
 }
 
 /// Where execution environments run.
@@ -291,6 +299,81 @@ pub struct RuntimePlaces {
     /// A further directory with language runtimes; may be given several times.
     #[arg(long, value_name = "DIR", global = true)]
     pub runtime_dir: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct SimulateOptions {
+    /// `generated`, `azure2019:DIR` (the unpacked Azure Functions data set) or `azure2021:FILE` (the invocation trace).
+    #[arg(long, default_value = "generated", value_name = "TRACE", value_parser = TraceSource::parse)]
+    pub trace: TraceSource,
+    /// Decides everything that the trace leaves open.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// How many functions; of a trace that is read, so many chosen by the seed. [default: 1000 generated, else all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub functions: Option<u32>,
+    /// How much of the trace. [default: 24 generated, else all]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=336))]
+    pub hours: Option<u32>,
+    /// Invocations a second that a generated function has at most, on average.
+    #[arg(long, value_name = "RATE", default_value_t = 1.0, value_parser = positive)]
+    pub max_rate: f64,
+    /// The median over functions of how long a cold start takes, which no trace says.
+    #[arg(long, value_name = "MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub cold_start_ms: u64,
+    /// How many workers.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub workers: u32,
+    /// Memory of a worker for environments, in MB.
+    #[arg(long, value_name = "MB", default_value_t = 16_384)]
+    pub worker_memory: u64,
+    /// Environments that a worker holds.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub worker_environments: u32,
+    /// Processors of a worker, of which environments have a share by their memory. [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub worker_cpus: Option<u32>,
+    /// Invocations in flight over all functions, and ten times as many requests a second.
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub concurrency: u32,
+    /// How long idle environments are kept: `fixed:10m` (or s, h) or `histogram`; may be given several times.
+    #[arg(long, value_name = "POLICY", default_values = ["fixed:10m", "histogram"])]
+    pub policy: Vec<simulator::Policy>,
+    /// Draw the outcomes into this SVG file.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+    /// Write the invocations into this file, in the schema of azure2021.
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where the invocations of a simulation come from.
+#[derive(Debug, Clone)]
+pub enum TraceSource {
+    Generated,
+    Azure2019(PathBuf),
+    Azure2021(PathBuf),
+}
+
+impl TraceSource {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "generated" => Ok(Self::Generated),
+            Some(("azure2019", path)) if !path.is_empty() => Ok(Self::Azure2019(path.into())),
+            Some(("azure2021", path)) if !path.is_empty() => Ok(Self::Azure2021(path.into())),
+            None | Some(_) => Err("say generated, azure2019:DIR or azure2021:FILE".into()),
+        }
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        Ok(_) | Err(_) => Err("say a number above 0".into()),
+    }
 }
 
 #[derive(Debug, Args)]

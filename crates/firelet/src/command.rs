@@ -7,3 +7,4 @@ pub mod invoke;
 pub mod keys;
 pub mod logs;
 pub mod runtimes;
+pub mod simulate;

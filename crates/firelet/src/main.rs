@@ -39,6 +39,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Runtimes(options) => command::runtimes::run(&options).await,
         Command::Doctor(options) => command::doctor::run(&options),
         Command::Dev(options) => command::dev::run(options).await,
+        Command::Simulate(options) => command::simulate::run(&options),
     }
 }
 

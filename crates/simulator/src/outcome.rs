@@ -46,6 +46,9 @@ pub struct Outcome {
     pub prewarms: u64,
     /// Those of them that an invocation came for.
     pub prewarms_used: u64,
+    /// Places, invocations and wants that were there after everything had been told to end. Anything but 0 is a mistake in
+    /// the core or in the simulation.
+    pub left_over: u64,
     /// For the plot.
     #[serde(skip)]
     pub curves: Curves,
@@ -69,7 +72,7 @@ pub struct Curves {
     pub cold_of_functions: Vec<(f64, f64)>,
     /// Hours since the begin, and GiB of idle memory.
     pub idle: Vec<(f64, f64)>,
-    /// Added milliseconds, and percent of the invocations to which more was added.
+    /// Milliseconds, and percent of the invocations to which so much or more was added.
     pub slower: Vec<(f64, f64)>,
 }
 
@@ -193,6 +196,7 @@ mod tests {
             evictions: 0,
             prewarms: 10,
             prewarms_used: 9,
+            left_over: 0,
             curves: Curves::default(),
         }
     }

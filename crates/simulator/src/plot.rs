@@ -61,7 +61,7 @@ pub fn svg(title: &str, outcomes: &[Outcome]) -> String {
     }
     .draw(&mut out, panel(0.0, 1.0));
     Chart {
-        title: "Invocations to which more was added",
+        title: "Invocations to which so much was added, or more",
         x: "added latency (ms)",
         y: "invocations (%)",
         x_scale: Scale::Logarithmic,

@@ -21,16 +21,10 @@ impl Default for Latencies {
 impl Latencies {
     /// Counts one.
     pub fn add(&mut self, latency: Duration) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        if let Some(count) = self.counts.get_mut(bucket(micros)) {
+        if let Some(count) = self.counts.get_mut(bucket(micros(latency))) {
             *count += 1;
             self.total += 1;
         }
-    }
-
-    /// How many were counted.
-    pub fn count(&self) -> u64 {
-        self.total
     }
 
     /// The least duration that this part (0 to 1) of those counted do not exceed; zero when there are none.
@@ -45,6 +39,17 @@ impl Latencies {
             }
         }
         Duration::ZERO
+    }
+
+    /// Milliseconds, and the percentage of those counted that took so long or longer.
+    pub fn at_least(&self) -> Vec<(f64, f64)> {
+        let mut left = self.total;
+        let mut points = Vec::new();
+        for (bucket, count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            points.push((least(bucket) as f64 / 1e3, 100.0 * left as f64 / self.total as f64));
+            left -= count;
+        }
+        points
     }
 }
 
@@ -107,30 +112,37 @@ impl Held {
 /// Adds up memory over time.
 #[derive(Debug, Clone)]
 pub struct Memory {
-    now: Duration,
+    /// In microseconds, as all times in here.
+    now: u64,
     current: Held,
     environments: u64,
     total: Held,
     /// As `total`, for each of equal parts of the trace.
     parts: Vec<Held>,
-    part: Duration,
+    part: u64,
+    /// Which part `now` is in, and where that ends.
+    index: usize,
+    part_end: u64,
     peak_mib: u128,
     peak_environments: u64,
 }
 
 /// Points of a curve over time.
-const PARTS: u32 = 288;
+const PARTS: u64 = 288;
 
 impl Memory {
     /// For a trace of this length.
     pub fn new(length: Duration) -> Self {
+        let part = (micros(length) / PARTS).max(1);
         Self {
-            now: Duration::ZERO,
+            now: 0,
             current: Held::default(),
             environments: 0,
             total: Held::default(),
             parts: vec![Held::default(); PARTS as usize],
-            part: (length / PARTS).max(Duration::from_micros(1)),
+            part,
+            index: 0,
+            part_end: part,
             peak_mib: 0,
             peak_environments: 0,
         }
@@ -154,29 +166,26 @@ impl Memory {
 
     /// Time goes on to `at`.
     pub fn advance(&mut self, at: Duration) {
+        let at = micros(at);
         while self.now < at {
-            let index = self.now.as_nanos() / self.part.as_nanos();
-            let next = self.part.saturating_mul(u32::try_from(index + 1).unwrap_or(u32::MAX)).min(at).max(
-                // What is left of a trace beyond the last part goes in one step.
-                if index >= u128::from(PARTS) { at } else { Duration::ZERO },
-            );
-            let micros = (next - self.now).as_micros();
-            self.total.add(&self.current, micros);
-            if let Some(part) = usize::try_from(index).ok().and_then(|index| self.parts.get_mut(index)) {
-                part.add(&self.current, micros);
+            // Beyond the last part, what is left goes in one step, and into the total alone.
+            let next = if self.index < self.parts.len() { at.min(self.part_end) } else { at };
+            let took = u128::from(next - self.now);
+            self.total.add(&self.current, took);
+            if let Some(part) = self.parts.get_mut(self.index) {
+                part.add(&self.current, took);
             }
             self.now = next;
+            if next == self.part_end {
+                self.index += 1;
+                self.part_end += self.part;
+            }
         }
     }
 
     /// Over all time, in MiB·µs.
     pub fn total(&self) -> Held {
         self.total
-    }
-
-    /// Environments that are there.
-    pub fn environments(&self) -> u64 {
-        self.environments
     }
 
     /// The most that was held at once: MiB, and environments.
@@ -186,14 +195,18 @@ impl Memory {
 
     /// Idle MiB on average in each part of the trace, with the middle of the part in hours.
     pub fn idle_over_time(&self) -> Vec<(f64, f64)> {
-        let micros = self.part.as_micros() as f64;
-        let hours = self.part.as_secs_f64() / 3_600.0;
+        let part = self.part as f64;
+        let hours = part / 3.6e9;
         self.parts
             .iter()
             .zip(0u32..)
-            .map(|(held, part)| ((f64::from(part) + 0.5) * hours, held.idle as f64 / micros))
+            .map(|(held, at)| ((f64::from(at) + 0.5) * hours, held.idle as f64 / part))
             .collect()
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// How often one function was invoked, and how often cold.
@@ -240,10 +253,11 @@ mod tests {
         for _ in 0..10 {
             latencies.add(Duration::from_millis(250));
         }
-        assert_eq!(latencies.count(), 1_000);
         assert_eq!(latencies.quantile(0.99), Duration::ZERO);
         let tail = latencies.quantile(0.999).as_secs_f64();
         assert!((0.24..=0.25).contains(&tail), "{tail}");
+        let curve = latencies.at_least();
+        assert_eq!(curve.iter().map(|(_, percent)| *percent).collect::<Vec<_>>(), [100.0, 1.0]);
     }
 
     #[test]
@@ -261,7 +275,6 @@ mod tests {
         assert_eq!(seconds(total.busy), 300);
         assert_eq!(seconds(total.idle), 50 * 289 + 100 * 6);
         assert_eq!(memory.peak(), (150, 2));
-        assert_eq!(memory.environments(), 1);
         let curve = memory.idle_over_time();
         assert_eq!((curve[13].1, curve[14].1, curve[287].1), (50.0, 150.0, 50.0));
     }

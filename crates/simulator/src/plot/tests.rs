@@ -26,6 +26,7 @@ fn outcome(policy: &str, cold_starts: u64) -> Outcome {
         evictions: 0,
         prewarms: 0,
         prewarms_used: 0,
+        left_over: 0,
         curves: Curves {
             cold_of_functions: vec![(0.0, 50.0), (100.0, 100.0)],
             idle: vec![(0.0, 1.0), (12.0, 3.0), (24.0, f64::NAN)],

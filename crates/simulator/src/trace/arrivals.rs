@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::time::Duration;
 
 use super::{Arrival, Durations, Function, Gaps, Source, Trace};
@@ -36,11 +37,14 @@ impl Iterator for Arrivals<'_> {
     type Item = Arrival;
 
     fn next(&mut self) -> Option<Arrival> {
-        let Reverse((at, function)) = self.next.pop().filter(|Reverse((at, _))| *at < self.end)?;
+        let mut first = self.next.peek_mut().filter(|first| first.0.0 < self.end)?;
+        let Reverse((at, function)) = *first;
         let maker = self.makers.get_mut(function as usize)?;
         let duration = maker.duration();
-        if let Some(next) = maker.begin() {
-            self.next.push(Reverse((next, function)));
+        match maker.begin() {
+            // Put in the place of the one that is taken, which moves it less than taking and adding would.
+            Some(next) => *first = Reverse((next, function)),
+            None => drop(PeekMut::pop(first)),
         }
         Some(Arrival { at: Duration::from_micros(at), function, duration })
     }
