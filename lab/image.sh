@@ -38,6 +38,37 @@ lab_get_kernel() {
     touch "$lab_kernel/.complete"
 }
 
+# The emulator; sets lab_qemu (the command) and lab_qemu_version. Older ones than version 10 lose the guest of the guest now and
+# then, whose machine stands still from there on: Debian 12, which has 7.2, gets the one of its backports, unpacked and not
+# installed. The libraries that it asks for are those of the installed one.
+lab_get_qemu() {
+    local tree release options
+    lab_qemu=(qemu-system-x86_64)
+    lab_qemu_version=$(qemu-system-x86_64 --version | sed -n 's/^QEMU emulator version \([0-9.]*\).*/\1/p')
+    [ "${lab_qemu_version%%.*}" -lt 10 ] || return 0
+    release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    tree=$lab_cache/qemu-$release-backports
+    if [ ! -e "$tree/.complete" ]; then
+        say "lab: fetching a later QEMU than $lab_qemu_version"
+        rm -rf "$tree"
+        mkdir -p "$tree"/{lists,archives}/partial "$tree/download"
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $release-backports main" \
+            >"$tree/sources.list"
+        # Lists of its own: what this machine takes its packages from stays as it is.
+        options=(-o "Dir::Etc::sourcelist=$tree/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$tree/lists"
+            -o "Dir::Cache=$tree/archives" -o APT::Sandbox::User=root)
+        apt-get "${options[@]}" update -q </dev/null >"$tree/log" 2>&1 || return 1
+        (cd "$tree/download" && apt-get "${options[@]}" -t "$release-backports" download \
+            qemu-system-x86 qemu-system-common qemu-system-data seabios </dev/null >>"$tree/log" 2>&1) || return 1
+        find "$tree/download" -name '*.deb' -exec dpkg -x {} "$tree" ';'
+        rm -r "$tree"/{lists,archives,download}
+        touch "$tree/.complete"
+    fi
+    lab_qemu=(env "QEMU_MODULE_DIR=$tree/usr/lib/x86_64-linux-gnu/qemu" "$tree/usr/bin/qemu-system-x86_64" -L "$tree/usr/share/qemu" -L "$tree/usr/share/seabios")
+    lab_qemu_version=$("${lab_qemu[@]}" --version | sed -n 's/^QEMU emulator version \([0-9.]*\).*/\1/p')
+    [ "${lab_qemu_version%%.*}" -ge 10 ]
+}
+
 # Prints the name of the package that `linux-image-cloud-amd64` stands for; nothing where it is unknown.
 lab_kernel_package() {
     apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1
