@@ -14,7 +14,8 @@
 //!   [`Action::Dispatch`] by [`Event::Settling`] (may be left out) and [`Event::Idle`], or by [`Event::Gone`]; and after
 //!   [`Action::Retire`] by [`Event::Gone`], with which the place is free again.
 //! - [`Action::Tell`] goes to another version (or to this one) as [`Event::Told`], after the step that asked for it.
-//! - [`Action::WakeAt`] asks for an [`Event::Tick`] at that time.
+//! - [`Action::WakeAt`] asks for an [`Event::Tick`] at that time. It takes the place of the one asked for before, which
+//!   was later; ticks that nobody asked for do no harm.
 
 mod concurrency;
 mod estimate;

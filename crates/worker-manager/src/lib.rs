@@ -1,27 +1,31 @@
 //! The decision, per invocation: reuse a warm environment, wait for one, start a new one, or throttle.
 //!
-//! The decision itself is a pure core, one [`pool::Pool`] for each function version; [`WorkerManager`] drives the pools
-//! with real environments. On the warm path an invocation takes its own pool's lock for some lookups and sends to the
-//! environment; it waits for no other function.
+//! The decisions themselves are in [`core`], pure; [`WorkerManager`] carries them out with real environments. On the warm
+//! path an invocation takes its own version's lock for some lookups and sends to the environment; it waits for no other
+//! function.
 
 pub mod core;
-pub mod pool;
 
-mod concurrency;
+mod figures;
 mod manager;
 mod version;
 
-pub use concurrency::Concurrency;
-pub use manager::{Options, WorkerManager};
+use std::time::Duration;
+
+pub use core::{Concurrency, ThrottleReason};
+pub use figures::{Figures, FunctionReport, VersionReport};
+pub use manager::{Options, Policy, WorkerManager};
 
 /// Why an invocation got no answer from the function.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvokeError {
-    /// A concurrency limit was reached; the caller may try again.
+    /// A limit was reached; the caller may try again.
     #[error("rate exceeded: {reason:?}")]
     Throttled {
         /// Which limit.
         reason: ThrottleReason,
+        /// When it is worth another try, at the earliest.
+        retry_after: Duration,
     },
     /// The environment could not be made or broke for reasons that are the platform's.
     #[error("the execution environment failed: {0}")]
@@ -34,16 +38,5 @@ pub enum InvokeError {
     ShuttingDown,
 }
 
-/// Which limit throttled an invocation (the wire names are the frontend's business).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ThrottleReason {
-    /// The account's concurrency is used up, or what of it belongs to no other function.
-    AccountConcurrency,
-    /// The function's reserved concurrency is used up.
-    FunctionConcurrency,
-    /// This host can hold no further environment.
-    HostCapacity,
-}
-
 /// How far a provisioned-concurrency setting has been carried out.
-pub type ProvisionedStatus = pool::Provisioned;
+pub type ProvisionedStatus = core::Provisioned;

@@ -1,38 +1,100 @@
-//! The pools of all versions, the limits over them, and the clock.
+//! The versions of all functions, what they share, and the way in.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use worker::{EnvironmentSpec, InvokeReply, InvokeRequest, StartError, VersionKey, Worker};
 
-use crate::concurrency::{Account, Concurrency, Gate};
-use crate::pool::{self, Rules};
-use crate::version::Version;
-use crate::{InvokeError, ProvisionedStatus, ThrottleReason};
+use crate::core::{
+    self, Concurrency, Event, Function, HistogramRules, KeepAlive, Rules, Throttle, ThrottleReason, VersionId,
+    WorkerLimits,
+};
+use crate::figures::{Figures, FunctionReport, VersionReport};
+use crate::version::{Tells, Version};
+use crate::{InvokeError, ProvisionedStatus};
 
 /// The rules of the manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// How long an idle environment is kept. Lambda keeps them 5 to 15 minutes.
     pub idle_timeout: Duration,
+    /// Whether that is always so.
+    pub keep_alive: Policy,
     /// How long an invocation waits for an environment that has answered and not yet asked for the next invocation.
     pub patience: Duration,
+    /// How long an invocation waits for room on a full host before it is throttled.
+    pub room_patience: Duration,
     /// Invocations in flight over all functions: the account's concurrency.
     pub account_concurrency: u32,
+    /// Requests a second for each unit of concurrency. Lambda's: 10.
+    pub requests_per_unit: u32,
+    /// Environments of a function that may be started on demand in ten seconds. Lambda's: 1,000.
+    pub scaling_environments: u32,
     /// Environments that this host may hold.
     pub max_environments: u32,
+    /// Memory that may be promised to environments, in MiB. None: it does not matter how much is promised, since few
+    /// environments use all that they may.
+    pub max_memory_mb: Option<u64>,
+    /// Environments on their way out that do not count against these limits, so that an invocation on a full host does
+    /// not wait for a teardown.
+    pub overlap: u32,
+}
+
+/// How it is decided how long an idle environment is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// All for the same time.
+    #[default]
+    Fixed,
+    /// By how long the environments of its version have been idle before, where that shows a pattern; one is made ahead
+    /// of the next invocation then.
+    Histogram,
 }
 
 impl Default for Options {
     fn default() -> Self {
+        let rules = Rules::default();
         Self {
             idle_timeout: Duration::from_secs(10 * 60),
-            patience: Duration::from_millis(20),
-            account_concurrency: 1_000,
+            keep_alive: Policy::default(),
+            patience: rules.patience,
+            room_patience: rules.room_patience,
+            account_concurrency: rules.account_concurrency,
+            requests_per_unit: rules.requests_per_unit,
+            scaling_environments: rules.scaling_environments,
             max_environments: 1_000,
+            max_memory_mb: None,
+            overlap: 16,
+        }
+    }
+}
+
+impl Options {
+    fn rules(&self) -> Rules {
+        Rules {
+            account_concurrency: self.account_concurrency,
+            requests_per_unit: self.requests_per_unit,
+            scaling_environments: self.scaling_environments,
+            patience: self.patience,
+            room_patience: self.room_patience,
+            keep_alive: match self.keep_alive {
+                Policy::Fixed => KeepAlive::Fixed(self.idle_timeout),
+                Policy::Histogram => {
+                    KeepAlive::Histogram(HistogramRules { standard: self.idle_timeout, ..HistogramRules::default() })
+                }
+            },
+            ..Rules::default()
+        }
+    }
+
+    fn limits(&self) -> WorkerLimits {
+        WorkerLimits {
+            memory_mb: self.max_memory_mb.unwrap_or(u64::MAX),
+            overlap: self.overlap,
+            ..WorkerLimits::of_environments(self.max_environments)
         }
     }
 }
@@ -43,14 +105,12 @@ pub struct WorkerManager {
     shared: Arc<Shared>,
 }
 
-/// What the pools share.
+/// What the versions share.
 pub(crate) struct Shared {
     pub(crate) worker: Worker,
-    pub(crate) options: Options,
+    pub(crate) core: core::Shared,
     /// Read on the warm path, written when a version is first invoked, retired or forgotten.
     versions: RwLock<Versions>,
-    account: Arc<Account>,
-    environments: AtomicU32,
     shutting_down: AtomicBool,
 }
 
@@ -58,47 +118,42 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Versions {
     by_key: HashMap<VersionKey, Arc<Version>>,
-    /// Retired ones that have environments at work.
-    leaving: Vec<Arc<Version>>,
-    /// By the name of the function: of those with versions here, and of those with a setting.
-    gates: HashMap<String, Arc<Gate>>,
-    /// The places that all of them keep.
-    kept: u32,
+    /// Those, and retired ones that have environments at work.
+    by_id: HashMap<VersionId, Arc<Version>>,
+    /// By name: those with versions here, and those with a setting.
+    functions: HashMap<String, Arc<Function>>,
     /// The server goes down: no further version is taken in.
     closed: bool,
 }
 
 impl Versions {
-    fn gate(&mut self, function: &str, account: &Arc<Account>) -> Arc<Gate> {
-        match self.gates.get(function) {
-            Some(gate) => Arc::clone(gate),
-            None => Arc::clone(self.gates.entry(function.to_owned()).or_insert_with(|| Gate::new(account))),
+    fn function(&mut self, name: &str, core: &core::Shared) -> Arc<Function> {
+        match self.functions.get(name) {
+            Some(function) => Arc::clone(function),
+            None => Arc::clone(self.functions.entry(name.to_owned()).or_insert_with(|| core.function())),
         }
     }
 }
 
 impl WorkerManager {
-    /// A manager over one host. Needs a Tokio runtime: a task retires what has been idle for too long.
+    /// A manager over one host. Needs a Tokio runtime: a task forgets versions that nobody invokes any more.
     pub fn new(worker: Worker, options: Options) -> Self {
-        let account = Arc::new(Account::new(options.account_concurrency));
         let shared = Arc::new(Shared {
             worker,
-            options,
+            core: core::Shared::new(options.rules(), &[options.limits()], Instant::now()),
             versions: RwLock::default(),
-            account,
-            environments: AtomicU32::new(0),
             shutting_down: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&shared);
-        // Idle timeouts are minutes; a look a second, or oftener where a test sets them short, is exact enough.
-        let every = (shared.options.idle_timeout / 10).clamp(Duration::from_millis(50), Duration::from_secs(1));
+        // Idle timeouts are minutes; a look a second, or oftener where a test sets them short, is soon enough.
+        let every = (options.idle_timeout / 10).clamp(Duration::from_millis(50), Duration::from_secs(1));
         tokio::spawn(async move {
             let mut interval = tokio::time::interval(every);
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 interval.tick().await;
                 let Some(shared) = weak.upgrade() else { return };
-                shared.tick();
+                shared.forget();
             }
         });
         Self { shared }
@@ -110,26 +165,30 @@ impl WorkerManager {
         spec: &Arc<EnvironmentSpec>,
         request: InvokeRequest,
     ) -> Result<InvokeReply, InvokeError> {
-        let Some(version) = self.shared.version(spec) else { return Err(InvokeError::ShuttingDown) };
-        let ticket = version.enter().map_err(|reason| InvokeError::Throttled { reason })?;
-        // Looked at after the invocation was counted: a shutdown that begins now waits for it.
+        // A shutdown that begins after this either finds the invocation counted or ends the version under it, which
+        // fails it.
         if self.shared.is_shutting_down() {
             return Err(InvokeError::ShuttingDown);
         }
+        let Some(version) = self.shared.version(spec) else { return Err(InvokeError::ShuttingDown) };
         let (reply, answer) = oneshot::channel();
-        version.request(&self.shared, request, reply, ticket);
+        let refusal = version.request(&self.shared, request, reply);
         match answer.await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(StartError::Runtime(text))) => Err(InvokeError::RuntimeUnavailable(text)),
             Ok(Err(StartError::NoRoom(text))) => {
                 tracing::warn!("an invocation was throttled: {text}");
-                Err(InvokeError::Throttled { reason: ThrottleReason::HostCapacity })
+                let retry_after = Duration::from_secs(1);
+                Err(InvokeError::Throttled { reason: ThrottleReason::HostCapacity, retry_after })
             }
             Ok(Err(_)) | Err(_) if self.shared.is_shutting_down() => Err(InvokeError::ShuttingDown),
             Ok(Err(error @ (StartError::Code(_) | StartError::Sandbox(_) | StartError::Broken(_)))) => {
                 Err(InvokeError::Platform(error.to_string()))
             }
-            Err(_) => Err(InvokeError::Platform("the execution environment ended unexpectedly".to_owned())),
+            Err(_) => match refusal.get() {
+                Some(Throttle { reason, retry_after }) => Err(InvokeError::Throttled { reason, retry_after }),
+                None => Err(InvokeError::Platform("the execution environment ended unexpectedly".to_owned())),
+            },
         }
     }
 
@@ -142,20 +201,17 @@ impl WorkerManager {
     /// Keeps `count` environments of this version initialized; 0 ends it.
     pub fn set_provisioned(&self, spec: &Arc<EnvironmentSpec>, count: u32) {
         if let Some(version) = self.shared.version(spec) {
-            version.step(&self.shared, pool::Event::SetProvisioned(count));
+            version.step(&self.shared, Event::SetProvisioned(count));
         }
     }
 
     /// Says how much of the account's concurrency belongs to a function: holds from now on, for all its versions.
     pub fn set_concurrency(&self, function: &str, concurrency: Concurrency) {
         let mut versions = self.shared.write();
-        if concurrency == Concurrency::default() && !versions.gates.contains_key(function) {
+        if concurrency == Concurrency::default() && !versions.functions.contains_key(function) {
             return;
         }
-        let gate = versions.gate(function, &self.shared.account);
-        versions.kept = versions.kept.saturating_sub(gate.setting().kept()).saturating_add(concurrency.kept());
-        gate.set(concurrency);
-        self.shared.account.keep(versions.kept);
+        versions.function(function, &self.shared.core).set_concurrency(concurrency);
     }
 
     /// The state of a version's provisioned environments.
@@ -166,20 +222,35 @@ impl WorkerManager {
 
     /// The version is no longer current (updated or deleted): environments finish what they do and are retired.
     pub fn retire(&self, key: &VersionKey) {
-        let retired = {
-            let mut versions = self.shared.write();
-            let retired = versions.by_key.remove(key);
-            versions.leaving.extend(retired.clone());
-            retired
-        };
+        let retired = self.shared.write().by_key.remove(key);
         if let Some(version) = retired {
-            version.step(&self.shared, pool::Event::Retire);
+            version.step(&self.shared, Event::Retire);
         }
     }
 
     /// Invocations in flight now, over all functions.
     pub fn concurrency(&self) -> u32 {
-        self.shared.account.in_flight()
+        self.shared.core.in_flight()
+    }
+
+    /// What there is to measure. Looks at every environment, and begins the next peaks.
+    pub fn figures(&self) -> Figures {
+        let versions = self.shared.read();
+        let mut functions: HashMap<&str, FunctionReport> = HashMap::new();
+        for (name, function) in &versions.functions {
+            let report = FunctionReport { name: name.clone(), counts: function.figures(), versions: Vec::new() };
+            functions.insert(name, report);
+        }
+        for version in versions.by_id.values() {
+            let spec = version.spec();
+            if let Some(report) = functions.get_mut(spec.function_name.as_str()) {
+                let (key, number) = (spec.key.clone(), spec.version.clone());
+                report.versions.push(VersionReport { key, version: number, now: version.figures() });
+            }
+        }
+        let mut functions: Vec<FunctionReport> = functions.into_values().collect();
+        functions.sort_by(|a, b| a.name.cmp(&b.name));
+        Figures { functions, totals: self.shared.core.figures() }
     }
 
     /// The host that the environments are on.
@@ -199,8 +270,9 @@ impl WorkerManager {
         let versions = {
             let mut versions = self.shared.write();
             versions.closed = true;
-            let current = std::mem::take(&mut versions.by_key).into_values();
-            current.chain(std::mem::take(&mut versions.leaving)).collect::<Vec<_>>()
+            versions.by_key.clear();
+            // They stay known by number: their ends still have to be told to each other.
+            versions.by_id.values().cloned().collect::<Vec<_>>()
         };
         for version in versions {
             version.end(&self.shared);
@@ -210,46 +282,26 @@ impl WorkerManager {
 }
 
 impl Shared {
-    fn is_shutting_down(&self) -> bool {
-        self.shutting_down.load(Ordering::SeqCst)
-    }
-
-    /// Counts an environment in, unless the host is full.
-    pub(crate) fn take_place(&self) -> bool {
-        let limit = self.options.max_environments;
-        self.environments
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < limit).then_some(count + 1))
-            .is_ok()
-    }
-
-    /// Counts an environment in for one that is about to go.
-    pub(crate) fn take_place_of_leaver(&self) {
-        self.environments.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts an environment out.
-    pub(crate) fn give_place_back(&self) {
-        self.environments.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Ends the on-demand environment that has been idle longest, of any version. False where none is idle.
-    pub(crate) fn give_up_one(self: &Arc<Self>) -> bool {
-        loop {
-            let oldest = self
-                .read()
-                .by_key
-                .values()
-                .filter_map(|version| Some((version.oldest_idle()?, Arc::clone(version))))
-                .min_by_key(|(since, _)| *since);
-            let Some((_, version)) = oldest else { return false };
-            // An invocation may have taken it since; then another one is looked for.
-            if version.give_up_one(self) {
-                return true;
+    /// Tells versions what others had to say to them. No version's lock is held.
+    pub(crate) fn deliver(self: &Arc<Self>, tells: Tells) {
+        if tells.is_empty() {
+            return;
+        }
+        let mut tells = VecDeque::from(tells);
+        while let Some((id, told)) = tells.pop_front() {
+            let version = self.read().by_id.get(&id).cloned();
+            // One that has been forgotten had no environment and waited for none.
+            if let Some(version) = version {
+                tells.extend(version.step_alone(self, Event::Told(told)));
             }
         }
     }
 
-    /// The version's pool; none when the server goes down.
+    fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::SeqCst)
+    }
+
+    /// The version; none when the server goes down.
     fn version(&self, spec: &Arc<EnvironmentSpec>) -> Option<Arc<Version>> {
         if let Some(version) = self.read().by_key.get(&spec.key) {
             return Some(Arc::clone(version));
@@ -258,38 +310,44 @@ impl Shared {
         if versions.closed {
             return None;
         }
-        let rules = Rules { patience: self.options.patience, idle_timeout: self.options.idle_timeout };
-        let gate = versions.gate(&spec.function_name, &self.account);
-        let new = || Version::new(Arc::clone(spec), rules, gate);
-        Some(Arc::clone(versions.by_key.entry(spec.key.clone()).or_insert_with(new)))
+        if let Some(version) = versions.by_key.get(&spec.key) {
+            return Some(Arc::clone(version));
+        }
+        let function = versions.function(&spec.function_name, &self.core);
+        let version = Version::new(self, Arc::clone(spec), &function);
+        versions.by_key.insert(spec.key.clone(), Arc::clone(&version));
+        versions.by_id.insert(version.id(), Arc::clone(&version));
+        Some(version)
     }
 
-    fn tick(self: &Arc<Self>) {
+    /// Forgets versions and functions about which there is nothing to know.
+    fn forget(&self) {
         let now = Instant::now();
-        let expired = |since: Instant| now - since >= self.options.idle_timeout;
-        let (mut due, mut empty) = (Vec::new(), false);
-        let versions = self.read();
-        for version in versions.by_key.values() {
-            if version.oldest_idle().is_some_and(expired) {
-                due.push(Arc::clone(version));
+        let unused = |function: &Arc<Function>| {
+            Arc::strong_count(function) == 1 && function.concurrency() == Concurrency::default()
+        };
+        let any = {
+            let versions = self.read();
+            versions.by_id.values().any(|version| version.is_forgettable(now))
+                || versions.functions.values().any(unused)
+        };
+        if !any {
+            return;
+        }
+        let mut versions = self.write();
+        let Versions { by_key, by_id, functions, .. } = &mut *versions;
+        by_id.retain(|_, version| {
+            let key = &version.spec().key;
+            let current = by_key.get(key).is_some_and(|current| Arc::ptr_eq(current, version));
+            // Who holds a version beside these tables is about to put something into it.
+            let held = Arc::strong_count(version) > 1 + usize::from(current);
+            let wanted = held || !version.is_forgettable(now);
+            if !wanted && current {
+                by_key.remove(key);
             }
-            empty |= version.is_empty();
-        }
-        empty |= versions.leaving.iter().any(|version| version.is_empty());
-        let unused = |gate: &Arc<Gate>| Arc::strong_count(gate) == 1 && gate.setting() == Concurrency::default();
-        empty |= versions.gates.values().any(unused);
-        drop(versions);
-        for version in due {
-            version.step(self, pool::Event::Tick);
-        }
-        if empty {
-            // Who holds a version at this moment is about to put something into it.
-            let wanted = |version: &Arc<Version>| Arc::strong_count(version) > 1 || !version.is_empty();
-            let mut versions = self.write();
-            versions.by_key.retain(|_, version| wanted(version));
-            versions.leaving.retain(wanted);
-            versions.gates.retain(|_, gate| !unused(gate));
-        }
+            wanted
+        });
+        functions.retain(|_, function| !unused(function));
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Versions> {

@@ -1,113 +1,137 @@
-//! One version's pool with its real environments: carries out what the pure core decides.
+//! One version with its real environments: carries out what the core decides.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use tokio::task::AbortHandle;
 use worker::{Environment, EnvironmentSpec, InitType, InvokeRequest, Notice, Reply, StartError};
 
-use crate::concurrency::{Gate, Ticket};
+use crate::ProvisionedStatus;
+use crate::core::{
+    self, Action, EnvironmentId, Event, Function, Initialized, Purpose, RequestId, Size, Throttle, Told,
+    VersionFigures, VersionId,
+};
 use crate::manager::Shared;
-use crate::pool::{Action, EnvironmentId, Event, Initialized, Pool, Purpose, RequestId, Rules};
-use crate::{ProvisionedStatus, ThrottleReason};
 
 /// A function version and its environments.
 pub(crate) struct Version {
     spec: Arc<EnvironmentSpec>,
-    /// The function's, over all its versions.
-    gate: Arc<Gate>,
+    id: VersionId,
     state: Mutex<State>,
 }
 
 struct State {
-    pool: Pool,
-    environments: HashMap<EnvironmentId, Slot>,
-    waiting: HashMap<RequestId, (InvokeRequest, Reply, Ticket)>,
+    core: core::Version,
+    environments: HashMap<EnvironmentId, Environment>,
+    /// The request that the step under way is about.
+    arriving: Option<(RequestId, Request)>,
+    waiting: HashMap<RequestId, Request>,
     /// Why an environment that has just ended did so, for the request that had been waiting for it.
     last_error: Option<StartError>,
     next_request: u64,
-    /// The earliest wake-up that is on its way.
-    wake_at: Option<Instant>,
+    /// The wake-up that is on its way.
+    alarm: Option<AbortHandle>,
     /// Kept from one step to the next, so that the warm path does not allocate.
     actions: Vec<Action>,
+    /// For other versions, or for this one, when the lock is free.
+    tells: Vec<(VersionId, Told)>,
 }
 
-struct Slot {
-    /// None while the host makes room for it.
-    environment: Option<Environment>,
-    /// Of the invocation that it serves.
-    serving: Option<Ticket>,
+struct Request {
+    request: InvokeRequest,
+    reply: Reply,
+    refusal: Refusal,
 }
+
+/// Where a throttled request finds out why, before its reply is dropped.
+#[derive(Default)]
+pub(crate) struct Refusal(Arc<OnceLock<Throttle>>);
+
+impl Refusal {
+    /// Why there is no reply, if it is a limit.
+    pub(crate) fn get(&self) -> Option<Throttle> {
+        self.0.get().copied()
+    }
+}
+
+/// What an event has to say to versions, once no lock is held.
+pub(crate) type Tells = Vec<(VersionId, Told)>;
 
 impl Version {
-    pub(crate) fn new(spec: Arc<EnvironmentSpec>, rules: Rules, gate: Arc<Gate>) -> Arc<Self> {
+    pub(crate) fn new(shared: &Shared, spec: Arc<EnvironmentSpec>, function: &Arc<Function>) -> Arc<Self> {
+        let core = core::Version::new(&shared.core, function, Size::of_memory(spec.memory_mb), 1, Instant::now());
+        let id = core.id();
         let state = State {
-            pool: Pool::new(rules),
+            core,
             environments: HashMap::new(),
+            arriving: None,
             waiting: HashMap::new(),
             last_error: None,
             next_request: 0,
-            wake_at: None,
+            alarm: None,
             actions: Vec::new(),
+            tells: Vec::new(),
         };
-        Arc::new(Self { spec, gate, state: Mutex::new(state) })
+        Arc::new(Self { spec, id, state: Mutex::new(state) })
     }
 
-    /// Lets an invocation in, if concurrency is left.
-    pub(crate) fn enter(&self) -> Result<Ticket, ThrottleReason> {
-        self.gate.enter()
+    pub(crate) fn id(&self) -> VersionId {
+        self.id
     }
 
-    /// Finds an environment for a request that was let in; the answer goes to `reply`.
-    pub(crate) fn request(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        request: InvokeRequest,
-        reply: Reply,
-        ticket: Ticket,
-    ) {
+    pub(crate) fn spec(&self) -> &EnvironmentSpec {
+        &self.spec
+    }
+
+    /// Finds an environment for a request; the answer goes to `reply`, which is dropped where a limit is in the way.
+    pub(crate) fn request(self: &Arc<Self>, shared: &Arc<Shared>, request: InvokeRequest, reply: Reply) -> Refusal {
         let mut state = self.lock();
         let id = RequestId(state.next_request);
         state.next_request += 1;
-        state.waiting.insert(id, (request, reply, ticket));
+        let refusal = Refusal::default();
+        let told = Refusal(Arc::clone(&refusal.0));
+        state.arriving = Some((id, Request { request, reply, refusal: told }));
         self.step_locked(shared, &mut state, Event::Request(id));
+        if let Some((id, request)) = state.arriving.take() {
+            state.waiting.insert(id, request);
+        }
+        let tells = std::mem::take(&mut state.tells);
+        drop(state);
+        shared.deliver(tells);
+        refusal
     }
 
-    /// Feeds an event to the pool and carries out what it decides.
+    /// Feeds an event to the core, carries out what it decides, and tells others.
     pub(crate) fn step(self: &Arc<Self>, shared: &Arc<Shared>, event: Event) {
+        let tells = self.step_alone(shared, event);
+        shared.deliver(tells);
+    }
+
+    /// As [`Version::step`]; others are told by the caller.
+    pub(crate) fn step_alone(self: &Arc<Self>, shared: &Arc<Shared>, event: Event) -> Tells {
         let mut state = self.lock();
         self.step_locked(shared, &mut state, event);
+        std::mem::take(&mut state.tells)
     }
 
     pub(crate) fn provisioned(&self) -> ProvisionedStatus {
-        self.lock().pool.provisioned()
+        self.lock().core.provisioned()
     }
 
-    pub(crate) fn oldest_idle(&self) -> Option<Instant> {
-        self.lock().pool.oldest_idle()
-    }
-
-    /// Ends the on-demand environment that has been idle longest. False where none is idle any more.
-    pub(crate) fn give_up_one(self: &Arc<Self>, shared: &Arc<Shared>) -> bool {
-        let mut state = self.lock();
-        let some = state.pool.oldest_idle().is_some();
-        if some {
-            self.step_locked(shared, &mut state, Event::GiveUpOne);
-        }
-        some
+    pub(crate) fn figures(&self) -> VersionFigures {
+        self.lock().core.figures()
     }
 
     /// Ends every environment, busy ones included, and serves nothing more.
     pub(crate) fn end(self: &Arc<Self>, shared: &Arc<Shared>) {
-        let mut state = self.lock();
-        state.last_error = None;
-        self.step_locked(shared, &mut state, Event::End);
+        self.lock().last_error = None;
+        self.step(shared, Event::End);
     }
 
     /// Whether nothing is lost if this version is forgotten.
-    pub(crate) fn is_empty(&self) -> bool {
-        let state = self.lock();
-        state.pool.is_empty() && state.environments.is_empty()
+    pub(crate) fn is_forgettable(&self, now: Instant) -> bool {
+        self.lock().core.is_forgettable(now)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,7 +140,7 @@ impl Version {
 
     fn step_locked(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, event: Event) {
         let mut actions = std::mem::take(&mut state.actions);
-        state.pool.step(event, Instant::now(), &mut actions);
+        state.core.step(&shared.core, event, Instant::now(), &mut actions);
         for action in actions.drain(..) {
             self.act(shared, state, action);
         }
@@ -125,101 +149,56 @@ impl Version {
 
     fn act(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, action: Action) {
         match action {
-            Action::Dispatch(request, id) => {
-                let Some((request, reply, ticket)) = state.waiting.remove(&request) else { return };
-                let Some(slot) = state.environments.get_mut(&id) else { return };
-                if let Some(environment) = &slot.environment {
-                    slot.serving = Some(ticket);
+            Action::Dispatch(id, environment) => {
+                let Some(Request { request, reply, .. }) = state.take(id) else { return };
+                // Where the environment has just ended, the reply is dropped, which the caller sees.
+                if let Some(environment) = state.environments.get(&environment) {
                     environment.invoke(request, reply);
                 }
             }
-            Action::Start(id, purpose) => {
-                if shared.take_place() {
-                    self.start(shared, state, id, purpose);
-                } else {
-                    state.environments.insert(id, Slot { environment: None, serving: None });
-                    self.make_room(shared, id, purpose);
+            Action::Start(id, purpose, _) => {
+                let initialization_type = match purpose {
+                    Purpose::OnDemand | Purpose::Prewarm => InitType::OnDemand,
+                    Purpose::Provisioned => InitType::Provisioned,
+                };
+                // The environment's task keeps version and manager alive until it has told of its end.
+                let (version, manager) = (Arc::clone(self), Arc::clone(shared));
+                let observer = move |notice| version.observe(&manager, id, notice);
+                let environment = shared.worker.start(Arc::clone(&self.spec), initialization_type, observer);
+                state.environments.insert(id, environment);
+            }
+            // It goes from the table when it says that it has ended.
+            Action::Retire(id) => {
+                if let Some(environment) = state.environments.get(&id) {
+                    environment.retire();
                 }
             }
-            Action::Retire(id) => match state.environments.get(&id).map(|slot| &slot.environment) {
-                // The slot goes when the environment says that it has ended.
-                Some(Some(environment)) => environment.retire(),
-                // The host was still making room for it.
-                Some(None) => {
-                    state.environments.remove(&id);
+            Action::Throttle(id, throttle) => {
+                if let Some(request) = state.take(id) {
+                    let _ = request.refusal.0.set(throttle);
                 }
-                None => {}
-            },
-            Action::Fail(request) => {
+            }
+            Action::Fail(id) => {
                 let error = state.last_error.clone();
                 let error = error.unwrap_or_else(|| StartError::Broken("the environment ended early".to_owned()));
-                if let Some((_, reply, ticket)) = state.waiting.remove(&request) {
-                    // Before its caller knows: who asks again at once must not find it still counted.
-                    drop(ticket);
-                    let _ = reply.send(Err(error));
+                if let Some(request) = state.take(id) {
+                    let _ = request.reply.send(Err(error));
                 }
             }
-            Action::WakeAt(at) => self.wake_at(shared, state, at),
+            Action::Tell(version, told) => state.tells.push((version, told)),
+            Action::WakeAt(at) => {
+                let (version, shared) = (Arc::downgrade(self), Arc::downgrade(shared));
+                let alarm = tokio::spawn(async move {
+                    tokio::time::sleep_until(at.into()).await;
+                    if let (Some(version), Some(shared)) = (version.upgrade(), shared.upgrade()) {
+                        version.step(&shared, Event::Tick);
+                    }
+                });
+                if let Some(later) = state.alarm.replace(alarm.abort_handle()) {
+                    later.abort();
+                }
+            }
         }
-    }
-
-    fn start(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, id: EnvironmentId, purpose: Purpose) {
-        let initialization_type = match purpose {
-            Purpose::OnDemand => InitType::OnDemand,
-            Purpose::Provisioned => InitType::Provisioned,
-        };
-        // The environment's task keeps version and manager alive until it has told of its end.
-        let (version, manager) = (Arc::clone(self), Arc::clone(shared));
-        let observer = move |notice| version.observe(&manager, id, notice);
-        let environment = shared.worker.start(Arc::clone(&self.spec), initialization_type, observer);
-        state.environments.insert(id, Slot { environment: Some(environment), serving: None });
-    }
-
-    /// The host is full: another environment has to go first. Not under this version's lock, since it may be of any
-    /// version. Where none is idle, one that is about to be is waited for, once.
-    fn make_room(self: &Arc<Self>, shared: &Arc<Shared>, id: EnvironmentId, purpose: Purpose) {
-        let (version, shared) = (Arc::clone(self), Arc::clone(shared));
-        tokio::spawn(async move {
-            let mut given_up = shared.give_up_one();
-            if !given_up {
-                tokio::time::sleep(shared.options.patience).await;
-                given_up = version.needs(id, purpose) && shared.give_up_one();
-            }
-            let mut state = version.lock();
-            if !state.pool.has(id) {
-                return;
-            }
-            // The place is given back when the environment that was given up has ended; it is taken over now, so that
-            // for the length of a teardown the host holds one more than it should.
-            if given_up {
-                shared.take_place_of_leaver();
-                version.start(&shared, &mut state, id, purpose);
-            } else {
-                state.environments.remove(&id);
-                state.last_error = Some(StartError::NoRoom("every environment of this host is busy".to_owned()));
-                version.step_locked(&shared, &mut state, Event::StartRefused(id));
-            }
-        });
-    }
-
-    /// Whether an environment that is not there yet is still of use.
-    fn needs(&self, id: EnvironmentId, purpose: Purpose) -> bool {
-        let state = self.lock();
-        state.pool.has(id) && (purpose == Purpose::Provisioned || !state.waiting.is_empty())
-    }
-
-    fn wake_at(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, at: Instant) {
-        if state.wake_at.is_some_and(|coming| coming <= at) {
-            return;
-        }
-        state.wake_at = Some(at);
-        let (version, shared) = (Arc::clone(self), Arc::clone(shared));
-        tokio::spawn(async move {
-            tokio::time::sleep_until(at.into()).await;
-            let mut state = version.lock();
-            state.wake_at = None;
-            version.step_locked(&shared, &mut state, Event::Tick);
-        });
     }
 
     /// What an environment tells of itself.
@@ -228,32 +207,38 @@ impl Version {
         let event = match notice {
             Notice::Ready { initialized: true } => Event::Ready(id, Initialized::Yes),
             Notice::Ready { initialized: false } => Event::Ready(id, Initialized::Failed),
-            Notice::Settling => {
-                // The answer is on its way: the caller's next invocation must not find this one still counted.
-                state.served(id);
-                Event::Settling(id)
-            }
-            Notice::Idle => {
-                state.served(id);
-                Event::Idle(id)
-            }
+            Notice::Settling => Event::Settling(id),
+            Notice::Idle => Event::Idle(id),
             Notice::Gone { error } => {
-                state.served(id);
                 state.environments.remove(&id);
                 state.last_error = error;
-                shared.give_place_back();
                 Event::Gone(id)
             }
         };
         self.step_locked(shared, &mut state, event);
+        let tells = std::mem::take(&mut state.tells);
+        drop(state);
+        shared.deliver(tells);
     }
 }
 
 impl State {
-    /// The invocation that this environment was serving, if any, is over.
-    fn served(&mut self, id: EnvironmentId) {
-        if let Some(slot) = self.environments.get_mut(&id) {
-            slot.serving = None;
+    fn take(&mut self, id: RequestId) -> Option<Request> {
+        match self.arriving.take() {
+            Some((arriving, request)) if arriving == id => Some(request),
+            other => {
+                self.arriving = other;
+                self.waiting.remove(&id)
+            }
+        }
+    }
+}
+
+impl Drop for Version {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(alarm) = &state.alarm {
+            alarm.abort();
         }
     }
 }

@@ -48,6 +48,11 @@ async fn shut_down(host: &Host, manager: &WorkerManager) {
     assert_eq!((host.backend.live(), manager.concurrency()), (0, 0));
 }
 
+/// With the usual advice.
+fn throttled_by(reason: ThrottleReason) -> InvokeError {
+    InvokeError::Throttled { reason, retry_after: Duration::from_secs(1) }
+}
+
 /// Functions that have an environment, in order.
 fn functions(host: &Host) -> Vec<String> {
     let mut names: Vec<String> = host.worker.environments().into_iter().map(|info| info.function).collect();
@@ -73,7 +78,10 @@ fn gated(gate: &Arc<Semaphore>) -> Host {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_who_asks_again_at_once_stays_in_one_environment_and_within_a_concurrency_of_one() {
     let host = host(Process::echo);
-    let manager = manager(&host, Options { account_concurrency: 1, patience: PATIENCE, ..Options::default() });
+    let manager = manager(
+        &host,
+        Options { account_concurrency: 1, patience: PATIENCE, requests_per_unit: 1_000, ..Options::default() },
+    );
     let spec = spec(&host, "f");
     for count in 0..50 {
         assert_eq!(invoke(&manager, &spec, &count.to_string()).await, Ok(count.to_string()));
@@ -236,7 +244,7 @@ async fn the_accounts_concurrency_throttles() {
     let (f, g) = (spec(&host, "f"), spec(&host, "g"));
     let running = begin(&manager, &f, "1");
     eventually("it runs", || manager.concurrency() == 1).await;
-    let throttled = InvokeError::Throttled { reason: ThrottleReason::AccountConcurrency };
+    let throttled = throttled_by(ThrottleReason::AccountConcurrency);
     assert_eq!(invoke(&manager, &g, "2").await, Err(throttled));
     gate.add_permits(1);
     assert_eq!(running.await.expect("no panic"), Ok("1".to_owned()));
@@ -248,8 +256,8 @@ async fn the_accounts_concurrency_throttles() {
 async fn a_full_host_gives_up_what_has_been_idle_longest_and_throttles_where_nothing_is_idle() {
     let gate = Arc::new(Semaphore::new(3));
     let host = gated(&gate);
-    let patience = Duration::from_millis(200);
-    let manager = manager(&host, Options { max_environments: 2, patience, ..Options::default() });
+    let room_patience = Duration::from_millis(200);
+    let manager = manager(&host, Options { max_environments: 2, room_patience, ..Options::default() });
     let [a, b, c] = ["a", "b", "c"].map(|name| spec(&host, name));
     for version in [&a, &b] {
         assert_eq!(invoke(&manager, version, "1").await, Ok("1".to_owned()));
@@ -260,7 +268,7 @@ async fn a_full_host_gives_up_what_has_been_idle_longest_and_throttles_where_not
     eventually("c is idle", || host.backend.frozen() == host.backend.live()).await;
     let busy = [begin(&manager, &b, "1"), begin(&manager, &c, "1")];
     eventually("both are busy", || host.backend.frozen() == 0).await;
-    let full = InvokeError::Throttled { reason: ThrottleReason::HostCapacity };
+    let full = throttled_by(ThrottleReason::HostCapacity);
     assert_eq!(invoke(&manager, &a, "1").await, Err(full));
     assert_eq!(manager.concurrency(), 2);
     gate.add_permits(2);
@@ -285,7 +293,7 @@ async fn what_the_platform_cannot_do_is_told_apart_and_not_counted() {
     broken.code.digest = "0".repeat(64);
     assert!(matches!(invoke(&manager, &Arc::new(broken), "1").await, Err(InvokeError::Platform(_))));
     host.backend.fill();
-    let full = InvokeError::Throttled { reason: ThrottleReason::HostCapacity };
+    let full = throttled_by(ThrottleReason::HostCapacity);
     assert_eq!(invoke(&manager, &spec(&host, "h"), "1").await, Err(full));
     shut_down(&host, &manager).await;
 }
@@ -403,7 +411,7 @@ async fn a_reservation_holds_over_all_versions_of_a_function_and_keeps_others_ou
         Arc::new(EnvironmentSpec { key, ..host.spec(function) })
     };
     let [one, two, other] = [version("f", 1), version("f", 2), version("g", 1)];
-    let throttled = |reason| Err(InvokeError::Throttled { reason });
+    let throttled = |reason| Err(throttled_by(reason));
     manager.set_concurrency("f", Concurrency::Reserved(2));
     let running = [begin(&manager, &one, "1"), begin(&manager, &two, "1")];
     eventually("both run", || manager.concurrency() == 2).await;
@@ -436,7 +444,7 @@ async fn a_reservation_of_zero_stops_a_function_that_is_warm() {
     let spec = spec(&host, "f");
     assert_eq!(invoke(&manager, &spec, "1").await, Ok("1".to_owned()));
     manager.set_concurrency("f", Concurrency::Reserved(0));
-    let throttled = Err(InvokeError::Throttled { reason: ThrottleReason::FunctionConcurrency });
+    let throttled = Err(throttled_by(ThrottleReason::FunctionConcurrency));
     assert_eq!(invoke(&manager, &spec, "2").await, throttled);
     manager.set_concurrency("f", Concurrency::Reserved(1));
     assert_eq!(invoke(&manager, &spec, "3").await, Ok("3".to_owned()));

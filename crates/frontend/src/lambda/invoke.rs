@@ -247,14 +247,17 @@ fn not_now(state: &str, reason: &str) -> String {
 /// An invocation that got no answer, as the caller reads it.
 fn refusal(error: &InvokeError, function: &str) -> ApiError {
     match error {
-        InvokeError::Throttled { reason } => {
+        InvokeError::Throttled { reason, retry_after } => {
             let reason = match reason {
-                ThrottleReason::AccountConcurrency | ThrottleReason::HostCapacity => {
+                ThrottleReason::AccountConcurrency | ThrottleReason::ScalingRate | ThrottleReason::HostCapacity => {
                     "ConcurrentInvocationLimitExceeded"
                 }
                 ThrottleReason::FunctionConcurrency => "ReservedFunctionConcurrentInvocationLimitExceeded",
+                ThrottleReason::AccountRate => "FunctionInvocationRateLimitExceeded",
+                ThrottleReason::FunctionRate => "ReservedFunctionInvocationRateLimitExceeded",
             };
-            ApiError::too_many_requests("Rate Exceeded.").with("Reason", reason).with_retry_after(1)
+            let seconds = u32::try_from(retry_after.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
+            ApiError::too_many_requests("Rate Exceeded.").with("Reason", reason).with_retry_after(seconds.max(1))
         }
         InvokeError::RuntimeUnavailable(text) => ApiError::invalid_runtime(text),
         InvokeError::Platform(text) => {

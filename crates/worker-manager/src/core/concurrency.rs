@@ -309,3 +309,6 @@ fn take(counter: &AtomicU32, limit: u32) -> bool {
 fn give_back(counter: &AtomicU32) {
     counter.fetch_sub(1, Ordering::SeqCst);
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,8 @@
 //! A new environment goes where it fits best ([`placement`]). Where it fits nowhere, the least valuable idle ones go:
 //! GreedyDual-Size-Frequency, as FaasCache has it for environments (Fuerst and Sharma, ASPLOS 2021). An idle environment is
 //! worth `clock + uses * cost / size`, cost being the time that a start takes and size its memory; evicting one sets the
-//! clock to its worth, so that what is not used grows old. What waits for a place is served in turns of functions, so
-//! that the one with the most requests does not get them all.
+//! clock to its worth, so that what is not used grows old. Of those that wait for a place the function with the fewest
+//! environments comes first, so that the one with the most requests does not get them all.
 //!
 //! The books are behind a lock which cold starts, ends and evictions take. Warm invocations do not: an environment's
 //! [`Seat`] has its worth and whether it is idle as atomics, which the books look at when they need a victim.
@@ -106,7 +106,7 @@ struct Books {
     turns: VecDeque<FunctionId>,
     /// Places that were found for those who waited and that they have not taken yet.
     granted: HashMap<Key, Arc<Seat>>,
-    /// Environments that were asked to go, and for whom.
+    /// Environments that were asked to go and are still there, and for whom.
     asked: HashMap<Key, (FunctionId, Key)>,
     evictions: u64,
 }
@@ -130,7 +130,7 @@ struct Share {
 #[derive(Debug)]
 struct Pending {
     want: Want,
-    /// How many environments were asked to go for it and have not answered.
+    /// How many environments were asked to go for it and have neither gone nor declined.
     asked: u32,
 }
 
@@ -266,6 +266,7 @@ impl Fleet {
             host.lent += 1;
             host.load.remove(seat.want.size);
             seat.lent.store(true, Ordering::Relaxed);
+            books.answered(seat);
         }
         books.serve(self, None, actions);
     }
@@ -279,7 +280,13 @@ impl Fleet {
         books.serve(self, None, actions);
     }
 
-    /// An environment that was asked to go had found use.
+    /// Whether an environment that was asked to go still has to: those for whom it was may have found something else.
+    pub(crate) fn has_to_go(&self, seat: &Seat) -> bool {
+        let books = self.lock();
+        books.asked.contains_key(&seat.key()) && !books.turns.is_empty()
+    }
+
+    /// An environment that was asked to go had found use, or does not have to.
     pub(crate) fn decline(&self, seat: &Arc<Seat>, actions: &mut Vec<Action>) {
         let mut books = self.lock();
         if books.answered(seat) {
@@ -340,7 +347,7 @@ impl Books {
         if seat.leaving.swap(true, Ordering::Relaxed) {
             return;
         }
-        if self.answered(seat) {
+        if self.asked.contains_key(&seat.key()) {
             self.evictions += 1;
         }
         self.hosts[seat.worker].candidates.left();
@@ -350,8 +357,9 @@ impl Books {
         self.forget(seat.want.function);
     }
 
-    /// Its place is free.
+    /// Its environment is no more, and the place is free, if it was not lent before.
     fn free(&mut self, seat: &Seat) {
+        self.answered(seat);
         let host = &mut self.hosts[seat.worker];
         if seat.lent.load(Ordering::Relaxed) {
             host.lent -= 1;
@@ -360,7 +368,7 @@ impl Books {
         }
     }
 
-    /// Whether an environment had been asked to go; now it has answered.
+    /// Whether an environment had been asked to go; now it has, or will not.
     fn answered(&mut self, seat: &Seat) -> bool {
         let Some((function, key)) = self.asked.remove(&seat.key()) else { return false };
         if let Some(share) = self.functions.get_mut(&function)
@@ -382,38 +390,46 @@ impl Books {
         }
     }
 
-    /// Gives out places in turns, then asks idle environments to go for those who still wait. `own` is told by the
-    /// caller.
+    /// Gives out places, then asks idle environments to go for those who still wait. `own` is told by the caller.
     fn serve(&mut self, fleet: &Fleet, own: Option<Key>, actions: &mut Vec<Action>) {
-        let mut passed = 0;
-        let mut too_large: Option<Size> = None;
-        while passed < self.turns.len() {
-            let Some(function) = self.turns.pop_front() else { break };
-            let Some(want) = self.functions.get(&function).and_then(|share| share.wants.front()).map(|p| p.want) else {
-                continue;
-            };
-            let hopeless = too_large.is_some_and(|size| size.is_within(want.size));
-            let Some(worker) = (if hopeless { None } else { self.best_fit(want.size) }) else {
-                too_large = too_large.filter(|_| hopeless).or(Some(want.size));
-                self.turns.push_back(function);
-                passed += 1;
-                continue;
-            };
-            passed = 0;
+        while let Some((want, worker)) = self.next() {
             fleet.hungry.fetch_sub(1, Ordering::Relaxed);
             let seat = self.seat(want, worker);
             self.granted.insert(want.key(), seat);
             if own != Some(want.key()) {
                 actions.push(Action::Tell(want.version, Told::Room(want.environment)));
             }
-            if let Some(share) = self.functions.get_mut(&function) {
+            self.turns.retain(|turn| *turn != want.function);
+            if let Some(share) = self.functions.get_mut(&want.function) {
                 share.wants.pop_front();
                 if !share.wants.is_empty() {
-                    self.turns.push_back(function);
+                    self.turns.push_back(want.function);
                 }
             }
         }
-        self.ask(fleet, actions);
+        if !self.turns.is_empty() {
+            self.ask(fleet, actions);
+        }
+    }
+
+    /// The function with the fewest environments for whose next one there is room; among equals, the one whose turn it
+    /// is.
+    fn next(&self) -> Option<(Want, usize)> {
+        let wanting = self.turns.iter().filter_map(|function| self.functions.get(function));
+        let mut wanting: Vec<(u32, Want)> =
+            wanting.filter_map(|share| Some((share.seats, share.wants.front()?.want))).collect();
+        wanting.sort_by_key(|(seats, _)| *seats);
+        let mut too_large: Option<Size> = None;
+        wanting.into_iter().find_map(|(_, want)| {
+            if too_large.is_some_and(|size| size.is_within(want.size)) {
+                return None;
+            }
+            let fit = self.best_fit(want.size);
+            if fit.is_none() {
+                too_large = Some(want.size);
+            }
+            Some((want, fit?))
+        })
     }
 
     /// Asks idle environments to go for those who wait and for whom nobody was asked yet.

@@ -435,19 +435,17 @@ impl Version {
     }
 
     fn evict(&mut self, shared: &Shared, id: EnvironmentId, actions: &mut Vec<Action>) {
-        let Some(at) = self.idle.iter().position(|idle| *idle == id) else {
-            if let Some(up) = self.up(id) {
-                let seat = Arc::clone(&up.seat);
-                shared.fleet.decline(&seat, actions);
+        let at = self.idle.iter().position(|idle| *idle == id);
+        let Some(up) = self.up(id) else { return };
+        let (seat, last_used) = (Arc::clone(&up.seat), up.last_used);
+        match at {
+            Some(at) if shared.fleet.has_to_go(&seat) => {
+                self.idle.remove(at);
+                self.keeper.expired(last_used);
+                self.retire(shared, id, actions);
             }
-            return;
-        };
-        self.idle.remove(at);
-        if let Some(up) = self.up(id) {
-            let last_used = up.last_used;
-            self.keeper.expired(last_used);
+            Some(_) | None => shared.fleet.decline(&seat, actions),
         }
-        self.retire(shared, id, actions);
     }
 
     fn tick(&mut self, shared: &Shared, now: Instant, actions: &mut Vec<Action>) {
@@ -456,6 +454,8 @@ impl Version {
         self.prewarm(shared, now, actions);
         self.refuse(shared, now, actions);
         self.cover(shared, now, actions);
+        // Of the wake-ups that were asked for, this was the only one to come.
+        self.wake_for_room(shared, actions);
         self.wake_for_idle(actions);
     }
 
@@ -558,3 +558,6 @@ impl Version {
         self.provisioned > self.provisioned_target as usize && self.is_provisioned(id)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,9 @@ async fn whatever_happens_everybody_is_answered_and_the_counters_return_to_zero(
         max_environments: 4,
         account_concurrency: 12,
         patience: Duration::from_millis(5),
+        room_patience: Duration::from_millis(50),
+        overlap: 1,
+        requests_per_unit: 1_000,
         ..Options::default()
     };
     let manager = WorkerManager::new(host.worker.clone(), options);
@@ -97,7 +100,8 @@ async fn whatever_happens_everybody_is_answered_and_the_counters_return_to_zero(
     assert!(answered > 0);
     eventually("nothing is in flight", || manager.concurrency() == 0).await;
     manager.shutdown(Duration::ZERO).await;
-    assert_eq!(manager.shared.environments.load(Ordering::SeqCst), 0, "places on the host");
+    let fleet = manager.figures().totals.fleet;
+    assert_eq!((fleet.environments, fleet.memory_mb, fleet.waiting), (0, 0, 0), "places on the host");
     assert_eq!(manager.concurrency(), 0);
     assert_eq!((host.worker.environments().len(), host.backend.live()), (0, 0));
 }
@@ -116,9 +120,9 @@ async fn versions_that_nobody_invokes_any_more_are_forgotten() {
     manager.retire(&retired.key);
     let names = || {
         let versions = manager.shared.read();
-        (versions.by_key.keys().cloned().collect::<Vec<_>>(), versions.leaving.len(), versions.gates.len())
+        (versions.by_key.keys().cloned().collect::<Vec<_>>(), versions.by_id.len(), versions.functions.len())
     };
-    eventually("only one is known", || names() == (vec![kept.key.clone()], 0, 1)).await;
+    eventually("only one is known", || names() == (vec![kept.key.clone()], 1, 1)).await;
     manager.invoke(&idle, request("r-2", "1")).await.expect("an answer");
     manager.shutdown(PATIENCE).await;
 }

@@ -78,9 +78,14 @@ fn new_traces_have_the_form_of_x_ray() {
     assert_ne!(id, new_trace_id(SystemTime::UNIX_EPOCH + Duration::from_secs(0x5759_e988)));
 }
 
+/// As the caller reads it.
+fn throttled(reason: ThrottleReason, retry_after: Duration) -> ApiError {
+    refusal(&InvokeError::Throttled { reason, retry_after }, "f")
+}
+
 #[test]
 fn refusals_have_their_status() {
-    let throttled = refusal(&InvokeError::Throttled { reason: ThrottleReason::AccountConcurrency }, "f").render();
+    let throttled = throttled(ThrottleReason::AccountConcurrency, Duration::from_secs(1)).render();
     assert_eq!(throttled.status, 429);
     assert_eq!(
         throttled.body,
@@ -93,12 +98,28 @@ fn refusals_have_their_status() {
 
 #[test]
 fn a_functions_own_limit_has_a_reason_of_its_own() {
-    let throttled = refusal(&InvokeError::Throttled { reason: ThrottleReason::FunctionConcurrency }, "f").render();
+    let throttled = throttled(ThrottleReason::FunctionConcurrency, Duration::from_secs(1)).render();
     assert_eq!(throttled.status, 429);
     assert_eq!(
         throttled.body,
         r#"{"Reason":"ReservedFunctionConcurrentInvocationLimitExceeded","Type":"User","message":"Rate Exceeded."}"#
     );
+}
+
+#[test]
+fn a_rate_has_a_reason_of_its_own_and_says_when_to_come_again_in_whole_seconds() {
+    for (reason, expected) in [
+        (ThrottleReason::AccountRate, "FunctionInvocationRateLimitExceeded"),
+        (ThrottleReason::FunctionRate, "ReservedFunctionInvocationRateLimitExceeded"),
+        (ThrottleReason::ScalingRate, "ConcurrentInvocationLimitExceeded"),
+    ] {
+        for (millis, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2)] {
+            let throttled = throttled(reason, Duration::from_millis(millis));
+            assert_eq!(throttled.retry_after, Some(seconds));
+            let body = throttled.render().body;
+            assert!(body.contains(&format!(r#""Reason":"{expected}""#)), "{body}");
+        }
+    }
 }
 
 #[test]

@@ -194,7 +194,7 @@ impl Version {
     }
 
     /// Asks to be woken when waiting for room has taken too long.
-    fn wake_for_room(&mut self, shared: &Shared, actions: &mut Vec<Action>) {
+    pub(super) fn wake_for_room(&mut self, shared: &Shared, actions: &mut Vec<Action>) {
         let request = (!self.wanted.is_empty() && self.waiting.len() > self.starting)
             .then(|| self.waiting.front().map(|first| first.since))
             .flatten();

@@ -1,0 +1,369 @@
+//! Many versions on few workers under whatever events, against what must always hold.
+//!
+//! The world stands for the driver and for everything that it drives: environments that come up, answer, break and end
+//! whenever they like, and words between versions that are late. What it checks is counted here and not asked of the
+//! core: nobody oversubscribes, no request is lost or served twice, and nothing is left in the end.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+use crate::core::concurrency::Concurrency;
+
+const VERSIONS: usize = 5;
+const LIMIT: u32 = 12;
+const SCALING: u32 = 8;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    /// With so many invocations that are not answered, and so many that are.
+    Up(u32, u32),
+    Leaving,
+}
+
+struct World {
+    shared: Shared,
+    limits: Vec<WorkerLimits>,
+    /// The fourth and the fifth are versions of one function.
+    functions: Vec<Arc<Function>>,
+    versions: Vec<Version>,
+    slots: u32,
+    begin: Instant,
+    now: Instant,
+    /// By version; in which phase, on which worker, for which requests.
+    environments: BTreeMap<(usize, EnvironmentId), (Phase, usize, Vec<RequestId>)>,
+    tells: VecDeque<(usize, Told)>,
+    next_request: u64,
+    waiting: HashSet<(usize, RequestId)>,
+    started: Vec<u32>,
+    /// Versions that have been told to end.
+    ended: bool,
+}
+
+fn size(version: usize) -> Size {
+    Size::of_memory([128, 256, 512, 128, 1_024][version])
+}
+
+fn function(version: usize) -> usize {
+    version.min(3)
+}
+
+impl World {
+    fn new(keep_alive: KeepAlive, overlap: u32, slots: u32) -> Self {
+        let limits = vec![
+            WorkerLimits { memory_mb: 1_200, overlap, ..WorkerLimits::of_environments(4) },
+            WorkerLimits { memory_mb: 600, overlap, ..WorkerLimits::of_environments(3) },
+        ];
+        let begin = Instant::now();
+        let rules = Rules {
+            account_concurrency: LIMIT,
+            scaling_environments: SCALING,
+            requests_per_unit: 20,
+            room_patience: Duration::from_millis(300),
+            keep_alive,
+            ..Rules::default()
+        };
+        let shared = Shared::new(rules, &limits, begin);
+        let functions: Vec<Arc<Function>> = (0..=function(VERSIONS - 1)).map(|_| shared.function()).collect();
+        let versions = (0..VERSIONS)
+            .map(|version| Version::new(&shared, &functions[function(version)], size(version), slots, begin))
+            .collect();
+        let started = vec![0; functions.len()];
+        Self {
+            shared,
+            limits,
+            functions,
+            versions,
+            slots,
+            begin,
+            now: begin,
+            environments: BTreeMap::new(),
+            tells: VecDeque::new(),
+            next_request: 0,
+            waiting: HashSet::new(),
+            started,
+            ended: false,
+        }
+    }
+
+    fn step(&mut self, version: usize, event: Event) -> Result<(), TestCaseError> {
+        let mut actions = Vec::new();
+        self.versions[version].step(&self.shared, event, self.now, &mut actions);
+        for action in actions {
+            match action {
+                Action::Dispatch(request, id) => {
+                    prop_assert!(self.waiting.remove(&(version, request)), "{request:?} was answered before");
+                    let slots = self.slots;
+                    match self.environments.get_mut(&(version, id)) {
+                        Some((Phase::Up(busy, settling), _, requests)) => {
+                            *busy += 1;
+                            requests.push(request);
+                            prop_assert!(*busy + *settling <= slots, "{id:?} had no slot");
+                        }
+                        other => prop_assert!(false, "{id:?} cannot serve: {other:?}"),
+                    }
+                }
+                Action::Start(id, purpose, worker) => {
+                    let environment = (Phase::Starting, worker.0, Vec::new());
+                    prop_assert!(self.environments.insert((version, id), environment).is_none());
+                    prop_assert!(!self.ended);
+                    self.started[function(version)] += u32::from(purpose != Purpose::Provisioned);
+                }
+                Action::Retire(id) => match self.environments.get_mut(&(version, id)) {
+                    Some((phase @ (Phase::Starting | Phase::Up(0, 0)), _, _)) => *phase = Phase::Leaving,
+                    Some((phase @ Phase::Up(_, _), _, _)) if self.ended => *phase = Phase::Leaving,
+                    other => prop_assert!(false, "{id:?} was retired: {other:?}"),
+                },
+                Action::Throttle(request, throttle) => {
+                    prop_assert!(self.waiting.remove(&(version, request)), "{request:?} was answered before");
+                    prop_assert!(throttle.retry_after > Duration::ZERO, "{throttle:?}");
+                }
+                Action::Fail(request) => {
+                    prop_assert!(self.waiting.remove(&(version, request)), "{request:?} was answered before");
+                }
+                Action::Tell(to, told) => {
+                    let to = self.versions.iter().position(|version| version.id() == to);
+                    self.tells.push_back((to.expect("a version"), told));
+                }
+                Action::WakeAt(at) => prop_assert!(at > self.begin),
+            }
+        }
+        self.check()
+    }
+
+    /// What holds at every moment.
+    fn check(&self) -> Result<(), TestCaseError> {
+        for (worker, limits) in self.limits.iter().enumerate() {
+            let here = || self.environments.iter().filter(|(_, (_, on, _))| *on == worker);
+            let leaving = here().filter(|(_, (phase, _, _))| *phase == Phase::Leaving).count() as u32;
+            let overlap = leaving.min(limits.overlap);
+            prop_assert!(here().count() as u32 <= limits.environments + overlap, "worker {worker} holds too many");
+            let memory = |leaving: bool| -> u64 {
+                let of = here().filter(|(_, (phase, _, _))| (*phase == Phase::Leaving) == leaving);
+                of.map(|((version, _), _)| u64::from(size(*version).memory_mb)).sum()
+            };
+            let counted = memory(false) + if limits.overlap == 0 { memory(true) } else { 0 };
+            prop_assert!(counted <= limits.memory_mb, "worker {worker} promises {counted} MiB");
+        }
+        let alive = self.environments.len() as u32;
+        prop_assert!(self.shared.figures().fleet.environments >= alive);
+        let served = |(phase, _, _): &(Phase, usize, Vec<RequestId>)| match phase {
+            Phase::Up(busy, _) => *busy,
+            Phase::Starting | Phase::Leaving => 0,
+        };
+        let served: u32 = self.environments.values().map(served).sum();
+        prop_assert_eq!(self.shared.in_flight(), served + self.waiting.len() as u32);
+        prop_assert!(self.shared.in_flight() <= LIMIT);
+        let elapsed = self.now.duration_since(self.begin).as_secs_f64();
+        let allowed = f64::from(SCALING) * (1.0 + elapsed / 10.0);
+        for started in &self.started {
+            prop_assert!(f64::from(*started) <= allowed + 1e-6, "{started} were started where {allowed} may be");
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, version: usize) -> Result<(), TestCaseError> {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.waiting.insert((version, request));
+        self.step(version, Event::Request(request))
+    }
+
+    /// One that is in such a phase.
+    fn pick(&self, at: Index, is: impl Fn(Phase) -> bool) -> Option<(usize, EnvironmentId)> {
+        let those: Vec<_> =
+            self.environments.iter().filter(|(_, (phase, _, _))| is(*phase)).map(|(key, _)| *key).collect();
+        (!those.is_empty()).then(|| those[at.index(those.len())])
+    }
+
+    fn ready(&mut self, (version, id): (usize, EnvironmentId), initialized: Initialized) -> Result<(), TestCaseError> {
+        if let Some((phase, _, _)) = self.environments.get_mut(&(version, id)) {
+            *phase = Phase::Up(0, 0);
+        }
+        self.step(version, Event::Ready(id, initialized))
+    }
+
+    fn settle(&mut self, (version, id): (usize, EnvironmentId)) -> Result<(), TestCaseError> {
+        if let Some((Phase::Up(busy, settling), _, _)) = self.environments.get_mut(&(version, id)) {
+            (*busy, *settling) = (*busy - 1, *settling + 1);
+        }
+        self.step(version, Event::Settling(id))
+    }
+
+    fn idle(&mut self, (version, id): (usize, EnvironmentId)) -> Result<(), TestCaseError> {
+        if let Some((Phase::Up(busy, settling), _, _)) = self.environments.get_mut(&(version, id)) {
+            // One that never said that it settles, or one that did.
+            if *settling > 0 { *settling -= 1 } else { *busy -= 1 }
+        }
+        self.step(version, Event::Idle(id))
+    }
+
+    fn gone(&mut self, (version, id): (usize, EnvironmentId)) -> Result<(), TestCaseError> {
+        self.environments.remove(&(version, id));
+        self.step(version, Event::Gone(id))
+    }
+
+    /// The words come in whatever order.
+    fn tell(&mut self, at: usize) -> Result<(), TestCaseError> {
+        match self.tells.remove(at) {
+            Some((version, told)) => self.step(version, Event::Told(told)),
+            None => Ok(()),
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) -> Result<(), TestCaseError> {
+        match happening {
+            Happening::Request(version) => self.request(version),
+            Happening::Ready(at, initialized) => match self.pick(at, |phase| phase == Phase::Starting) {
+                Some(environment) => self.ready(environment, initialized),
+                None => Ok(()),
+            },
+            Happening::Settle(at) => match self.pick(at, |phase| matches!(phase, Phase::Up(1.., _))) {
+                Some(environment) => self.settle(environment),
+                None => Ok(()),
+            },
+            Happening::Idle(at) => {
+                match self.pick(at, |phase| matches!(phase, Phase::Up(1.., _) | Phase::Up(_, 1..))) {
+                    Some(environment) => self.idle(environment),
+                    None => Ok(()),
+                }
+            }
+            Happening::Break(at) => match self.pick(at, |_| true) {
+                Some(environment) => self.gone(environment),
+                None => Ok(()),
+            },
+            Happening::End(at) => match self.pick(at, |phase| phase == Phase::Leaving) {
+                Some(environment) => self.gone(environment),
+                None => Ok(()),
+            },
+            Happening::Told(at) => self.tell(at.index(self.tells.len().max(1))),
+            Happening::Pass(time) => {
+                self.now += time;
+                (0..VERSIONS).try_for_each(|version| self.step(version, Event::Tick))
+            }
+            Happening::Provision(version, count) => self.step(version, Event::SetProvisioned(count)),
+            Happening::Concurrency(version, concurrency) => {
+                self.functions[function(version)].set_concurrency(concurrency);
+                Ok(())
+            }
+            Happening::Retire(version) => self.step(version, Event::Retire),
+        }
+    }
+
+    /// From now on all goes well: whoever waits is answered.
+    fn settle_down(&mut self) -> Result<(), TestCaseError> {
+        for _ in 0..500 {
+            while !self.tells.is_empty() {
+                self.tell(0)?;
+            }
+            if self.waiting.is_empty() && !self.environments.values().any(|(phase, _, _)| *phase == Phase::Leaving) {
+                return Ok(());
+            }
+            self.now += Duration::from_millis(30);
+            (0..VERSIONS).try_for_each(|version| self.step(version, Event::Tick))?;
+            let now: Vec<_> = self.environments.iter().map(|(key, (phase, _, _))| (*key, *phase)).collect();
+            for (environment, phase) in now {
+                match phase {
+                    Phase::Starting => self.ready(environment, Initialized::Yes)?,
+                    Phase::Up(0, 0) => {}
+                    Phase::Up(_, _) => self.idle(environment)?,
+                    Phase::Leaving => self.gone(environment)?,
+                }
+            }
+        }
+        prop_assert!(false, "still without an answer: {:?}", self.waiting);
+        Ok(())
+    }
+
+    /// Everything ends: nothing is left.
+    fn end(&mut self) -> Result<(), TestCaseError> {
+        self.ended = true;
+        (0..VERSIONS).try_for_each(|version| self.step(version, Event::End))?;
+        prop_assert!(self.waiting.is_empty());
+        let all: Vec<_> = self.environments.keys().copied().collect();
+        all.into_iter().try_for_each(|environment| self.gone(environment))?;
+        while let Some((version, told)) = self.tells.pop_front() {
+            self.step(version, Event::Told(told))?;
+        }
+        prop_assert!(self.versions.iter().all(Version::is_empty));
+        let figures = self.shared.figures();
+        prop_assert_eq!(figures.in_flight, 0);
+        prop_assert_eq!((figures.fleet.environments, figures.fleet.memory_mb, figures.fleet.waiting), (0, 0, 0));
+        let on_clean_books = format!("{:?}", self.shared.fleet);
+        prop_assert!(on_clean_books.contains("functions: {}, turns: [], granted: {}, asked: {}"), "{on_clean_books}");
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Happening {
+    Request(usize),
+    Ready(Index, Initialized),
+    Settle(Index),
+    Idle(Index),
+    /// An environment ends by itself, whatever it does.
+    Break(Index),
+    /// One that was told to ends.
+    End(Index),
+    Told(Index),
+    Pass(Duration),
+    Provision(usize, u32),
+    Concurrency(usize, Concurrency),
+    Retire(usize),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let version = || 0..VERSIONS;
+    let at = || any::<Index>();
+    let concurrency = prop_oneof![
+        Just(Concurrency::default()),
+        (0..3_u32).prop_map(|kept| Concurrency::Shared { kept }),
+        (0..4_u32).prop_map(Concurrency::Reserved),
+    ];
+    let initialized = prop_oneof![4 => Just(Initialized::Yes), 1 => Just(Initialized::Failed)];
+    let time = prop_oneof![
+        6 => (0..40_u64).prop_map(Duration::from_millis),
+        2 => (0..400_u64).prop_map(Duration::from_millis),
+        1 => (0..1_200_u64).prop_map(Duration::from_secs),
+    ];
+    prop_oneof![
+        24 => version().prop_map(Happening::Request),
+        14 => (at(), initialized).prop_map(|(at, initialized)| Happening::Ready(at, initialized)),
+        6 => at().prop_map(Happening::Settle),
+        14 => at().prop_map(Happening::Idle),
+        2 => at().prop_map(Happening::Break),
+        8 => at().prop_map(Happening::End),
+        12 => at().prop_map(Happening::Told),
+        10 => time.prop_map(Happening::Pass),
+        2 => (version(), 0..3_u32).prop_map(|(version, count)| Happening::Provision(version, count)),
+        2 => (version(), concurrency).prop_map(|(version, concurrency)| Happening::Concurrency(version, concurrency)),
+        1 => version().prop_map(Happening::Retire),
+    ]
+}
+
+fn keep_alive() -> impl Strategy<Value = KeepAlive> {
+    let learning = HistogramRules { least: 2, ..HistogramRules::default() };
+    prop_oneof![Just(KeepAlive::Fixed(Duration::from_secs(60))), Just(KeepAlive::Histogram(learning))]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn nothing_is_oversubscribed_lost_or_leaked(
+        keep_alive in keep_alive(),
+        overlap in 0..3_u32,
+        slots in prop_oneof![3 => Just(1_u32), 1 => 2..4_u32],
+        happenings in prop::collection::vec(happening(), 0..250),
+    ) {
+        let mut world = World::new(keep_alive, overlap, slots);
+        for happening in happenings {
+            world.happen(happening)?;
+        }
+        world.settle_down()?;
+        world.end()?;
+    }
+}
