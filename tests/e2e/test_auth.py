@@ -172,7 +172,7 @@ def test_an_unknown_key_and_a_wrong_secret_are_refused(guarded):
 
 def test_requests_that_are_not_signed_are_refused(guarded):
     missing = (403, "MissingAuthenticationTokenException", b'{"message":"Missing Authentication Token"}')
-    for path in (LIST, "/2015-03-31/functions/signed/invocations", "/_firelet/functions", "/_firelet/metrics", "/x"):
+    for path in (LIST, "/2015-03-31/functions/signed/invocations", "/_firelet/functions", "/metrics", "/x"):
         assert guarded.send(guarded.request(path=path)) == missing
     large = guarded.request("POST", "/2015-03-31/functions/signed/invocations", b"x" * 7_000_000)
     assert guarded.send(large) == missing

@@ -74,8 +74,8 @@ def test_logs_are_read_from_their_endpoint_and_written_in_both_places(start_fire
     server.logs.create_log_group(logGroupName="made-through-firelet")
     groups = theirs.describe_log_groups(logGroupNamePrefix="made-through")["logGroups"]
     assert [group["logGroupName"] for group in groups] == ["made-through-firelet"]
-    metrics = urllib.request.urlopen(f"{server.url}/_firelet/metrics").read().decode()
-    assert "firelet_log_events_lost_total 0\n" in metrics
+    metrics = urllib.request.urlopen(f"{server.url}/metrics").read().decode()
+    assert "firelet_log_events_lost_total 0.0\n" in metrics
 
 
 def test_log_events_are_written_before_the_server_ends(start_firelet, elsewhere):

@@ -116,6 +116,9 @@ pub struct ServeOptions {
     /// Address and port to serve on; port 0 takes any free one. [default: 127.0.0.1:9000]
     #[arg(long, value_name = "ADDRESS:PORT", env = "FIRELET_LISTEN")]
     pub listen: Option<SocketAddr>,
+    /// Another address and port, which answers `GET /metrics` to everybody and nothing else.
+    #[arg(long, value_name = "ADDRESS:PORT", env = "FIRELET_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Who may use the API. [default: none]
     #[arg(long, value_enum, env = "FIRELET_AUTH")]
     pub auth: Option<Auth>,

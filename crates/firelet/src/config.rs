@@ -16,6 +16,8 @@ use crate::cli::{Auth, Isolation, LogFormat, Network, ServeOptions};
 pub struct Config {
     /// Address and port to serve on; port 0 takes any free one. Default: 127.0.0.1:9000.
     pub listen: SocketAddr,
+    /// Another address and port, which answers `GET /metrics` to everybody and nothing else. Default: none.
+    pub metrics_listen: Option<SocketAddr>,
     /// Who may use the API. Default: none.
     pub auth: Auth,
     /// Listen beyond this machine although `auth` is none. Default: false.
@@ -87,6 +89,7 @@ impl Default for Config {
         let root = rustix::process::geteuid().is_root();
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
+            metrics_listen: None,
             auth: Auth::None,
             allow_unauthenticated: false,
             data_dir: default_data_dir(),
@@ -161,6 +164,7 @@ impl Config {
             }
         }
         set(&mut self.listen, options.listen.as_ref());
+        self.metrics_listen = options.metrics_listen.or(self.metrics_listen);
         set(&mut self.auth, options.auth.as_ref());
         self.allow_unauthenticated |= options.allow_unauthenticated;
         set(&mut self.data_dir, options.data_dir.as_ref());

@@ -20,6 +20,7 @@ use sandbox::microvm::MicroVms;
 use sandbox::namespace::Namespace;
 use sandbox::net::{NetOptions, NetworkMode};
 use store::{Blobs, FileBlobs, SqliteMetadata};
+use telemetry::metrics::Metrics;
 use telemetry::{LogOptions, LogStore};
 use tokio::signal::unix::{SignalKind, signal};
 use worker::{Credentials, IssueCredentials, Worker};
@@ -108,7 +109,8 @@ impl Server {
         };
         let control_plane = ControlPlane::open(metadata, Arc::clone(&blobs) as Arc<dyn Blobs>, settings).await?;
         let credentials = credentials(control_plane.roles().clone(), Arc::clone(&sessions));
-        let (worker, losses) = worker(config, chosen, catalog, logs.clone(), credentials)?;
+        let metrics = Arc::new(Metrics::new());
+        let (worker, losses) = worker(config, chosen, catalog, logs.clone(), Arc::clone(&metrics), credentials)?;
         let workers = WorkerManager::new(
             worker,
             worker_manager::Options {
@@ -122,6 +124,7 @@ impl Server {
             control_plane,
             workers: workers.clone(),
             logs: logs.clone(),
+            metrics,
             package_path: Arc::new(move |code| blobs.path(&code.digest)),
             keys: keys.clone(),
             sessions,
@@ -129,7 +132,7 @@ impl Server {
             log_writer: log_writer.clone(),
         };
         let listen = config.listen;
-        let options = frontend::Options { listen, drain: DRAIN };
+        let options = frontend::Options { listen, metrics: config.metrics_listen, drain: DRAIN };
         let frontend = match Frontend::bind(options, deps).await {
             Ok(frontend) => frontend,
             Err(error) => {
@@ -240,14 +243,15 @@ pub fn worker(
     chosen: Chosen,
     catalog: Catalog,
     logs: LogStore,
+    metrics: Arc<Metrics>,
     credentials: IssueCredentials,
 ) -> anyhow::Result<(Worker, Vec<Loss>)> {
     let data = &config.data_dir;
     let code = image::CodeCache::open(data.join("code"), config.code_cache_mib << 20)?;
     let root_disks = worker::RootDisks::open(data.join("disks"))?;
     let (backend, losses) = start_backend(config, chosen)?;
-    let parts =
-        worker::Parts { backend, catalog, catalog_options: config.runtimes(), code, root_disks, logs, credentials };
+    let catalog_options = config.runtimes();
+    let parts = worker::Parts { backend, catalog, catalog_options, code, root_disks, logs, metrics, credentials };
     let freeze_delay = Duration::from_millis(config.freeze_delay_ms);
     Ok((Worker::new(parts, worker::Options { freeze_delay, ..worker::Options::default() }), losses))
 }

@@ -10,12 +10,14 @@ use control_plane::record::{Code, FunctionVersion, Timestamp, VersionId};
 use control_plane::sessions::Sessions;
 use control_plane::{ControlPlane, Failure, FailureCode, LiveConcurrency, Provision, Work};
 use telemetry::LogStore;
+use telemetry::metrics::Metrics;
 use tokio::sync::watch;
 use worker::EnvironmentSpec;
 use worker_manager::{Concurrency, WorkerManager};
 
 use crate::Deps;
 use crate::auth::Auth;
+use crate::figures;
 use crate::specs::{Builder, Specs};
 
 /// How long a link to a package can be followed where requests are authenticated.
@@ -26,14 +28,13 @@ pub(crate) struct App {
     pub(crate) control_plane: ControlPlane,
     pub(crate) workers: WorkerManager,
     pub(crate) logs: LogStore,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: Instant,
     /// Absent where requests are not authenticated.
     pub(crate) auth: Option<Auth>,
     pub(crate) sessions: Arc<Sessions>,
     /// Who calls services that are kept elsewhere.
     pub(crate) upstream: Option<aws_client::Client>,
-    /// Who writes logs elsewhere too.
-    pub(crate) log_writer: Option<aws_client::logs::Writer>,
     specs: Specs,
     /// Held while the workers are told of a concurrency setting, so that the last word is the newest.
     telling: Mutex<()>,
@@ -43,17 +44,19 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(deps: Deps) -> Self {
-        let Deps { control_plane, workers, logs, package_path, keys, sessions, upstream, log_writer } = deps;
+        let started = Instant::now();
+        figures::register(&deps.metrics, &deps, started);
+        let Deps { control_plane, workers, logs, metrics, package_path, keys, sessions, upstream, log_writer: _ } = deps;
         let specs = Specs::new(Builder::new(control_plane.clone(), package_path));
         Self {
             control_plane,
             workers,
             logs,
-            started: Instant::now(),
+            metrics,
+            started,
             auth: keys.map(Auth::new),
             sessions,
             upstream,
-            log_writer,
             specs,
             telling: Mutex::new(()),
             completed: watch::Sender::new(()),

@@ -269,6 +269,7 @@ fn limit(request: &Request<Incoming>) -> u64 {
     match Target::of(request) {
         Target::Logs | Target::Query => MAX_SIDE_BODY,
         Target::Lambda if request.uri().path().starts_with(local::PREFIX) => 0,
+        Target::Lambda if request.uri().path() == local::METRICS_PATH => 0,
         Target::Lambda => {
             let uri = request.uri();
             let routed = aws_model::route(request.method().as_str(), uri.path(), uri.query());

@@ -9,6 +9,7 @@
 //! | `POST /` with `X-Amz-Target: Logs_20140328.*` | CloudWatch Logs, JSON 1.1 |
 //! | `POST /` with `Action=` and `Version=2010-05-08` | IAM, query protocol |
 //! | `POST /` with `Action=` and `Version=2011-06-15` | STS, query protocol |
+//! | `GET /metrics` | figures for Prometheus |
 //! | `GET /_firelet/...` | what Firelet's own command line asks |
 //!
 //! Signatures are checked where the composition root hands over access keys; without, any credentials are good.
@@ -17,6 +18,7 @@ mod app;
 mod auth;
 mod body;
 mod dispatch;
+mod figures;
 mod iam;
 mod lambda;
 mod local;
@@ -41,6 +43,8 @@ pub struct Deps {
     pub workers: worker_manager::WorkerManager,
     /// What functions logged.
     pub logs: telemetry::LogStore,
+    /// What was counted.
+    pub metrics: std::sync::Arc<telemetry::metrics::Metrics>,
     /// Where the zip archive of a version lies on this host: with blobs in files, the blob's path.
     pub package_path: PackagePath,
     /// The access keys that requests have to be signed with; `None` lets everybody do everything.

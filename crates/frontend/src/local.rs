@@ -20,12 +20,15 @@ use crate::reply::{self, Reply, ReplyBody, api_error};
 /// Beginning of every path here. No Lambda path begins so.
 pub(crate) const PREFIX: &str = "/_firelet/";
 
+/// Where Prometheus looks. No Lambda path is so short.
+pub(crate) const METRICS_PATH: &str = "/metrics";
+
 /// Whether the server is there: answered to everybody.
 pub(crate) const HEALTH: &str = "/_firelet/health";
 
 const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 const ZIP: HeaderValue = HeaderValue::from_static("application/zip");
-const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
+const METRICS: HeaderValue = HeaderValue::from_static(telemetry::metrics::CONTENT_TYPE);
 
 /// Lines that may wait for a client that reads slowly; after that its events wait in the follower, which drops.
 const LINES_AHEAD: usize = 256;
@@ -34,15 +37,17 @@ const LINES_AHEAD: usize = 256;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 pub(crate) async fn dispatch(app: &App, request: Request<RequestBody>) -> Reply {
-    let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
+    let path = request.uri().path();
     if request.method() != Method::GET {
         return problem(StatusCode::METHOD_NOT_ALLOWED, "this path answers GET only");
     }
-    match path {
+    if path == METRICS_PATH {
+        return metrics(app);
+    }
+    match path.strip_prefix(PREFIX).unwrap_or_default() {
         "health" => health(app),
         "functions" => functions(app),
         "environments" => environments(app),
-        "metrics" => metrics(app),
         path if path.starts_with("code/") => code(app, &path["code/".len()..]).await,
         path if path.starts_with("layer/") => layer(app, &path["layer/".len()..]).await,
         "logs/follow" => {
@@ -56,7 +61,7 @@ pub(crate) async fn dispatch(app: &App, request: Request<RequestBody>) -> Reply 
         }
         _ => problem(
             StatusCode::NOT_FOUND,
-            "no such path; /_firelet/ has health, functions, environments, metrics, code, layer and logs/follow",
+            "no such path; /_firelet/ has health, functions, environments, code, layer and logs/follow",
         ),
     }
 }
@@ -189,18 +194,20 @@ fn environments(app: &App) -> Reply {
 }
 
 /// The Prometheus text format.
+/// What is answered where only figures are to be had.
+pub(crate) fn figures<B>(app: &App, request: &Request<B>) -> Reply {
+    if request.uri().path() != METRICS_PATH {
+        return problem(StatusCode::NOT_FOUND, "only /metrics is answered at this address");
+    }
+    if request.method() != Method::GET {
+        return problem(StatusCode::METHOD_NOT_ALLOWED, "/metrics answers GET only");
+    }
+    metrics(app)
+}
+
+/// What Prometheus reads.
 fn metrics(app: &App) -> Reply {
-    let text = format!(
-        "# TYPE firelet_functions gauge\nfirelet_functions {}\n\
-         # TYPE firelet_concurrent_executions gauge\nfirelet_concurrent_executions {}\n\
-         # TYPE firelet_uptime_seconds gauge\nfirelet_uptime_seconds {}\n\
-         # TYPE firelet_log_events_lost_total counter\nfirelet_log_events_lost_total {}\n",
-        app.control_plane.function_count(),
-        app.workers.concurrency(),
-        app.started.elapsed().as_secs(),
-        app.log_writer.as_ref().map_or(0, aws_client::logs::Writer::lost),
-    );
-    reply::reply(StatusCode::OK, METRICS, text)
+    reply::reply(StatusCode::OK, METRICS, app.metrics.text())
 }
 
 /// One line of the stream of events.

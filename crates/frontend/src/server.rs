@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::Deps;
 use crate::app::App;
+use crate::local;
 use crate::reply::{INTERNAL_ERROR, REQUEST_ID, Reply, api_error, request_id};
 
 /// How long a connection may take to send the head of a request, idle time before it included.
@@ -38,19 +39,22 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Options {
     /// Where to listen. Port 0 takes any free one, see [`Frontend::local_addr`].
     pub listen: SocketAddr,
+    /// Where to answer `GET /metrics`, and nothing else, without asking who it is.
+    pub metrics: Option<SocketAddr>,
     /// After the shutdown signal, how long requests in flight may go on. Default: 15 s.
     pub drain: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9000)), drain: Duration::from_secs(15) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9000)), metrics: None, drain: Duration::from_secs(15) }
     }
 }
 
 /// A bound server that does not accept yet.
 pub struct Frontend {
     listener: TcpListener,
+    metrics: Option<TcpListener>,
     drain: Duration,
     app: Arc<App>,
 }
@@ -62,7 +66,11 @@ impl Frontend {
     /// What the system says, most often that the address is in use.
     pub async fn bind(options: Options, deps: Deps) -> io::Result<Self> {
         let listener = TcpListener::bind(options.listen).await?;
-        Ok(Self { listener, drain: options.drain, app: Arc::new(App::new(deps)) })
+        let metrics = match options.metrics {
+            Some(address) => Some(TcpListener::bind(address).await?),
+            None => None,
+        };
+        Ok(Self { listener, metrics, drain: options.drain, app: Arc::new(App::new(deps)) })
     }
 
     /// The address that was bound.
@@ -75,7 +83,7 @@ impl Frontend {
 
     /// Serves until `shutdown` resolves, then lets requests in flight end for [`Options::drain`].
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, drain, app } = self;
+        let Self { listener, metrics, drain, app } = self;
         app.resume();
         // Every connection holds a clone; receiving fails once the last one is gone.
         let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
@@ -87,22 +95,29 @@ impl Frontend {
                 }
             }
         });
+        let figures = metrics.map(|listener| {
+            let (app, alive) = (Arc::clone(&app), alive.clone());
+            tokio::spawn(async move {
+                loop {
+                    let stream = accept(&listener).await;
+                    tokio::spawn(connection(stream, Arc::clone(&app), Door::Metrics, alive.clone()));
+                }
+            })
+        });
         let mut shutdown = pin!(shutdown);
         loop {
             let stream = tokio::select! {
                 () = &mut shutdown => break,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        tracing::warn!(%error, "could not accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                        continue;
-                    }
-                },
+                stream = accept(&listener) => stream,
             };
-            tokio::spawn(connection(stream, Arc::clone(&app), alive.clone()));
+            tokio::spawn(connection(stream, Arc::clone(&app), Door::Everything, alive.clone()));
         }
         refresh.abort();
+        if let Some(figures) = figures {
+            figures.abort();
+            // Its clone of `alive` goes with it.
+            let _ = figures.await;
+        }
         drop(listener);
         drop(alive);
         app.stop();
@@ -112,12 +127,32 @@ impl Frontend {
     }
 }
 
-async fn connection(stream: TcpStream, app: Arc<App>, _alive: mpsc::Sender<Infallible>) {
+/// What is answered behind a listening address.
+#[derive(Debug, Clone, Copy)]
+enum Door {
+    Everything,
+    Metrics,
+}
+
+/// The next connection.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, app: Arc<App>, door: Door, _alive: mpsc::Sender<Infallible>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
     }
     let stopping = app.stopping();
-    let service = service_fn(move |request| answer(Arc::clone(&app), request));
+    let service = service_fn(move |request| answer(Arc::clone(&app), door, request));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -137,8 +172,11 @@ async fn connection(stream: TcpStream, app: Arc<App>, _alive: mpsc::Sender<Infal
 }
 
 /// Answers one request; a bug in a handler costs that request only.
-async fn answer(app: Arc<App>, request: Request<Incoming>) -> Result<Reply, Infallible> {
+async fn answer(app: Arc<App>, door: Door, request: Request<Incoming>) -> Result<Reply, Infallible> {
     let id = request_id();
+    if let Door::Metrics = door {
+        return Ok(local::figures(&app, &request));
+    }
     let mut reply = match Caught(pin!(app.dispatch(request, &id))).await {
         Some(reply) => reply,
         None => api_error(&ApiError::service(INTERNAL_ERROR)),

@@ -11,6 +11,7 @@ use runtimes::{Catalog, Resolved};
 use sandbox::{Backend, Prestarts, RootFs};
 use telemetry::LogStore;
 use telemetry::lines::InitType;
+use telemetry::metrics::{FunctionMetrics, Metrics};
 use tokio::sync::Notify;
 
 use crate::disks::RootDisks;
@@ -57,6 +58,8 @@ pub struct Parts {
     pub root_disks: RootDisks,
     /// Where logs go.
     pub logs: LogStore,
+    /// What invocations and cold starts are counted in.
+    pub metrics: Arc<Metrics>,
     /// Asked once for each environment.
     pub credentials: IssueCredentials,
 }
@@ -71,6 +74,7 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) logs: LogStore,
+    metrics: Arc<Metrics>,
     pub(crate) credentials: IssueCredentials,
     code: CodeCache,
     root_disks: RootDisks,
@@ -114,6 +118,7 @@ pub(crate) struct Entry {
     function: String,
     version: String,
     log_stream: String,
+    metrics: FunctionMetrics,
     memory_bytes: AtomicU64,
     invocations: AtomicU64,
 }
@@ -125,9 +130,10 @@ impl Entry {
     }
 
     /// Another invocation was served.
-    pub(crate) fn served(&self, memory_bytes: u64) {
+    pub(crate) fn served(&self, memory_bytes: u64, took: Duration, failed: bool) {
         self.measured(memory_bytes);
         self.invocations.fetch_add(1, Ordering::Relaxed);
+        self.metrics.invoked(took, failed);
     }
 
     fn info(&self) -> EnvironmentInfo {
@@ -201,11 +207,12 @@ impl CodeInPlace {
 impl Worker {
     /// A host made of these parts.
     pub fn new(parts: Parts, options: Options) -> Self {
-        let Parts { backend, catalog, catalog_options, code, root_disks, logs, credentials } = parts;
+        let Parts { backend, catalog, catalog_options, code, root_disks, logs, metrics, credentials } = parts;
         let inner = Inner {
             options,
             backend,
             logs,
+            metrics,
             credentials,
             code,
             root_disks,
@@ -291,6 +298,7 @@ impl Inner {
             function: spec.function_name.clone(),
             version: spec.version.clone(),
             log_stream: log_stream.to_owned(),
+            metrics: self.metrics.function(&spec.function_name),
             memory_bytes: AtomicU64::new(0),
             invocations: AtomicU64::new(0),
         });
@@ -298,8 +306,14 @@ impl Inner {
         entry
     }
 
-    pub(crate) fn cold_started(&self, entry: &Entry, memory_bytes: u64, cold_start: ColdStart) {
+    pub(crate) fn cold_started(&self, entry: &Entry, kind: InitType, memory_bytes: u64, cold_start: ColdStart) {
         entry.measured(memory_bytes);
+        let phases = [
+            ("code", Duration::from_micros(cold_start.code_us)),
+            ("sandbox", Duration::from_micros(cold_start.sandbox_us)),
+            ("init", Duration::from_micros(cold_start.init_us)),
+        ];
+        self.metrics.cold_start(&entry.function, kind.name(), &phases);
         let mut environments = self.lock();
         if environments.cold_starts.len() == COLD_STARTS_KEPT {
             environments.cold_starts.drain(..COLD_STARTS_KEPT / 2);

@@ -61,6 +61,7 @@ impl Host {
             code: CodeCache::open(dir.path().join("code"), u64::MAX).expect("a code cache"),
             root_disks: crate::RootDisks::open(dir.path().join("disks")).expect("a directory of disks"),
             logs: logs.clone(),
+            metrics: Arc::default(),
             credentials: Arc::new(|_| crate::Credentials::of_nobody()),
         };
         Self { worker: Worker::new(parts, options), backend, logs, dir }

@@ -1,6 +1,7 @@
 //! `firelet runtimes`: what functions can run on here, and how to add more.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -44,8 +45,8 @@ async fn prepare(options: &PrepareOptions, places: &RuntimePlaces) -> anyhow::Re
     config.microvm = MicroVm { kernel: kit.guest_kernel.clone(), agent: kit.guest_agent.clone() };
     let chosen = isolation::choose(&config)?.0;
     let logs = LogStore::open(config.data_dir.join("logs.db"), LogOptions::default())?;
-    let nobody = std::sync::Arc::new(|_: &_| worker::Credentials::of_nobody());
-    let (worker, _) = serve::worker(&config, chosen, Catalog::discover(&config.runtimes()), logs, nobody)?;
+    let nobody = Arc::new(|_: &_| worker::Credentials::of_nobody());
+    let (worker, _) = serve::worker(&config, chosen, Catalog::discover(&config.runtimes()), logs, Arc::default(), nobody)?;
     let sizes = if options.memory.is_empty() { &[128][..] } else { &options.memory };
     for runtime in &options.runtimes {
         for &memory_mb in sizes {

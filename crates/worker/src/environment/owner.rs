@@ -358,7 +358,7 @@ impl Owner {
                     let init_us = micros(self.init_began.elapsed());
                     let memory = self.launched.sandbox.usage().await.memory_bytes;
                     let timing = crate::host::ColdStart { init_us, ..self.launched.timing };
-                    self.presence.host.cold_started(&self.presence.entry, memory, timing);
+                    self.presence.host.cold_started(&self.presence.entry, self.initialization_type, memory, timing);
                 }
                 (self.presence.observer)(Notice::Ready { initialized });
                 Ok(())

@@ -21,6 +21,8 @@ pub(super) struct Current {
     /// When START was written, until END is.
     pub(super) open_since: Option<Instant>,
     deadline_ms: u64,
+    /// Whether the runtime answered with an error.
+    pub(super) failed: bool,
     reply: Option<Reply>,
     answer: Option<InvokeReply>,
 }
@@ -33,6 +35,7 @@ impl Current {
             produced_bytes: None,
             open_since: None,
             deadline_ms: epoch_ms(SystemTime::now() + timeout),
+            failed: false,
             reply: Some(reply),
             answer: None,
         }
@@ -96,6 +99,7 @@ impl Owner {
             }
         };
         current.produced_bytes = Some(payload.len() as u64);
+        current.failed = function_error;
         current.answer = Some(InvokeReply { payload, function_error, log_tail: None });
         self.pending.push_back(Event::Answered(Answer::Delivered));
     }

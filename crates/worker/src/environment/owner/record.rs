@@ -78,9 +78,10 @@ impl Owner {
         }
         let request_id = current.request.request_id.clone();
         let produced_bytes = current.produced_bytes;
+        let failed = current.failed || *status != Status::Success;
         self.capture.drain();
         let usage = self.launched.sandbox.usage().await;
-        self.presence.entry.served(usage.memory_bytes);
+        self.presence.entry.served(usage.memory_bytes, duration, failed);
         let status = logged(status);
         self.capture.platform(&PlatformEvent::RuntimeDone {
             request_id: request_id.clone(),

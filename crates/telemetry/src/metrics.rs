@@ -1,0 +1,261 @@
+//! What is counted and timed, in the text format of Prometheus.
+//!
+//! What happens (invocations, cold starts) is counted here when it happens. What merely is (environments alive, places taken)
+//! is asked of its owner when somebody reads, through a [`Live`] figure. The names follow the CloudWatch metrics of Lambda
+//! where there is one: `Invocations` is `firelet_invocations_total`, `Duration` is `firelet_duration_seconds`.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// The media type of [`Metrics::text`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper bounds, in seconds: from a warm invocation of an empty function to the longest that there may be.
+const DURATIONS: [f64; 15] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 900.0];
+
+/// Upper bounds, in seconds, of the phases of a cold start.
+const PHASES: [f64; 13] = [0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.5, 2.0, 10.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfFunction {
+    function: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfColdStart {
+    function: String,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPhase {
+    phase: &'static str,
+}
+
+/// Everything that is measured in one server.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    invocations: Family<OfFunction, Counter>,
+    errors: Family<OfFunction, Counter>,
+    durations: Family<OfFunction, Histogram>,
+    cold_starts: Family<OfColdStart, Counter>,
+    phases: Family<OfPhase, Histogram>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("firelet");
+        let invocations = Family::<OfFunction, Counter>::default();
+        registry.register("invocations", "Invocations that reached the function's code", invocations.clone());
+        let errors = Family::<OfFunction, Counter>::default();
+        registry.register("errors", "Invocations that ended in an error of the function", errors.clone());
+        let durations: Family<OfFunction, Histogram> = Family::new_with_constructor(|| Histogram::new(DURATIONS));
+        registry.register("duration_seconds", "How long the function's code took", durations.clone());
+        let cold_starts = Family::<OfColdStart, Counter>::default();
+        registry.register("cold_starts", "Environments that were initialized, by what for", cold_starts.clone());
+        let phases: Family<OfPhase, Histogram> = Family::new_with_constructor(|| Histogram::new(PHASES));
+        registry.register("cold_start_phase_seconds", "Where the time of cold starts went", phases.clone());
+        Self { registry: Mutex::new(registry), invocations, errors, durations, cold_starts, phases }
+    }
+
+    /// The counters of one function, to be kept by whoever counts: looking them up costs more than counting.
+    pub fn function(&self, function: &str) -> FunctionMetrics {
+        let of = OfFunction { function: function.to_owned() };
+        FunctionMetrics {
+            invocations: self.invocations.get_or_create_owned(&of),
+            errors: self.errors.get_or_create_owned(&of),
+            durations: self.durations.get_or_create_owned(&of),
+        }
+    }
+
+    /// An environment was initialized. `kind` is its initialization type, as `AWS_LAMBDA_INITIALIZATION_TYPE` has it.
+    pub fn cold_start(&self, function: &str, kind: &'static str, phases: &[(&'static str, Duration)]) {
+        self.cold_starts.get_or_create(&OfColdStart { function: function.to_owned(), kind }).inc();
+        for (phase, took) in phases {
+            self.phases.get_or_create(&OfPhase { phase }).observe(took.as_secs_f64());
+        }
+    }
+
+    /// The function is gone, and what was counted of it.
+    pub fn forget(&self, function: &str) {
+        let of = OfFunction { function: function.to_owned() };
+        self.invocations.remove(&of);
+        self.errors.remove(&of);
+        self.durations.remove(&of);
+    }
+
+    /// Has figures asked for at every reading. They are told to `sink` in the order in which they shall appear, those of one
+    /// name one after the other.
+    pub fn add_live(&self, tell: impl Fn(&mut dyn FnMut(Live)) + Send + Sync + 'static) {
+        self.lock().register_collector(Box::new(Asked(Box::new(tell))));
+    }
+
+    /// Everything, as Prometheus reads it.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.lock());
+        text
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counters of one function. Cheap to count with: a few atomic steps.
+#[derive(Debug, Clone)]
+pub struct FunctionMetrics {
+    invocations: Counter,
+    errors: Counter,
+    durations: Histogram,
+}
+
+impl FunctionMetrics {
+    /// An invocation is over.
+    pub fn invoked(&self, took: Duration, failed: bool) {
+        self.invocations.inc();
+        self.durations.observe(took.as_secs_f64());
+        if failed {
+            self.errors.inc();
+        }
+    }
+}
+
+/// A figure of the moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Live {
+    /// Without the prefix `firelet_`, and without `_total`.
+    pub name: &'static str,
+    /// For people.
+    pub help: &'static str,
+    /// Whether it only ever grows.
+    pub kind: LiveKind,
+    /// What it is of.
+    pub labels: Vec<(&'static str, String)>,
+    /// How much.
+    pub value: f64,
+}
+
+/// What a figure does over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LiveKind {
+    /// Goes up and down.
+    Gauge,
+    /// Only ever grows.
+    Counter,
+}
+
+type Tell = dyn Fn(&mut dyn FnMut(Live)) + Send + Sync;
+
+struct Asked(Box<Tell>);
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Asked")
+    }
+}
+
+impl Collector for Asked {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let mut figures = Vec::new();
+        (self.0)(&mut |figure| figures.push(figure));
+        for same in figures.chunk_by(|a, b| a.name == b.name) {
+            let Some(first) = same.first() else { continue };
+            let kind = match first.kind {
+                LiveKind::Gauge => MetricType::Gauge,
+                LiveKind::Counter => MetricType::Counter,
+            };
+            let mut metric = encoder.encode_descriptor(first.name, first.help, None, kind)?;
+            for figure in same {
+                let labels: Vec<(&str, &str)> = figure.labels.iter().map(|(key, value)| (*key, value.as_str())).collect();
+                let one = if labels.is_empty() { None } else { Some(metric.encode_family(&labels)?) };
+                match (one, figure.kind) {
+                    (Some(one), LiveKind::Gauge) => ConstGauge::new(figure.value).encode(one)?,
+                    (Some(one), LiveKind::Counter) => ConstCounter::new(figure.value).encode(one)?,
+                    (None, LiveKind::Gauge) => metric.encode_gauge(&figure.value)?,
+                    (None, LiveKind::Counter) => {
+                        metric.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&figure.value, None)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_happened() {
+        let metrics = Metrics::new();
+        let hello = metrics.function("hello");
+        hello.invoked(Duration::from_millis(3), false);
+        hello.invoked(Duration::from_millis(30), true);
+        metrics.cold_start("hello", "on-demand", &[("sandbox", Duration::from_millis(2))]);
+        let text = metrics.text();
+        for line in [
+            "firelet_invocations_total{function=\"hello\"} 2",
+            "firelet_errors_total{function=\"hello\"} 1",
+            "firelet_duration_seconds_bucket{le=\"0.005\",function=\"hello\"} 1",
+            "firelet_duration_seconds_count{function=\"hello\"} 2",
+            "firelet_cold_starts_total{function=\"hello\",kind=\"on-demand\"} 1",
+            "firelet_cold_start_phase_seconds_count{phase=\"sandbox\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+        metrics.forget("hello");
+        assert!(!metrics.text().contains("firelet_invocations_total{"));
+    }
+
+    #[test]
+    fn asks_for_what_is() {
+        let metrics = Metrics::new();
+        let figure = |name, kind, labels: &[(&'static str, &str)], value| Live {
+            name,
+            help: "A figure",
+            kind,
+            labels: labels.iter().map(|(key, value)| (*key, (*value).to_owned())).collect(),
+            value,
+        };
+        metrics.add_live(move |tell| {
+            tell(figure("places", LiveKind::Gauge, &[], 7.0));
+            tell(figure("throttles", LiveKind::Counter, &[("function", "a\"b"), ("reason", "X")], 2.0));
+            tell(figure("throttles", LiveKind::Counter, &[("function", "c"), ("reason", "X")], 3.0));
+        });
+        let text = metrics.text();
+        for line in [
+            "# TYPE firelet_places gauge",
+            "firelet_places 7.0",
+            "# TYPE firelet_throttles counter",
+            "firelet_throttles_total{function=\"a\\\"b\",reason=\"X\"} 2.0",
+            "firelet_throttles_total{function=\"c\",reason=\"X\"} 3.0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
+        assert_eq!(text.matches("# TYPE firelet_throttles").count(), 1);
+    }
+}
