@@ -12,6 +12,7 @@ pub mod namespace;
 pub mod net;
 mod pool;
 pub mod snapshot;
+pub mod stock;
 pub mod tmp_disk;
 
 use std::collections::BTreeMap;

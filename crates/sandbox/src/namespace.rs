@@ -18,6 +18,7 @@
 //! directories of control groups stay until the next server starts; on version 1, processes that were frozen wait
 //! for that too. Mounts, networks and disks have no names on the host and go with the last process.
 
+mod attach;
 mod channel;
 mod control;
 pub mod helper;
@@ -27,12 +28,15 @@ mod landlock;
 mod link;
 mod live;
 mod loopback;
+mod prepared;
 mod root;
+mod running;
 mod seccomp;
 mod step;
 mod supervisor;
 mod sys;
 mod tenant;
+mod waiting;
 mod wire;
 
 use std::collections::HashMap;
@@ -40,21 +44,24 @@ use std::io;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 pub use helper::Helper;
 
+use self::attach::Attacher;
 use self::identity::Identities;
 use self::link::{Ended, Link};
 use self::live::{Live, Shell};
+use self::prepared::{Kind, Prepared};
 use crate::cgroup::{CgroupError, Cgroups, Limits};
 use crate::host::Loss;
 use crate::net::{NetError, NetOptions, NetworkMode, Networks};
 use crate::pool::Pool;
+use crate::stock::{Bounds, Stock};
 use crate::tmp_disk::{TmpDiskError, TmpDiskOptions, TmpDisks};
 use crate::{Backend, BoxFuture, CreateError, Sandbox, SandboxSpec};
 
@@ -81,6 +88,20 @@ pub struct Options {
     pub max_sandboxes: u32,
     /// How many half-made sandboxes are kept ready for the limits that were asked for last.
     pub pool_size: usize,
+    /// How processes are started ahead of a demand.
+    pub prestart: Prestart,
+    /// How many prepared sandboxes are kept.
+    pub prepared: Bounds,
+}
+
+/// How the processes of runtimes that can wait for their environment are started. Needs root; without it each is started
+/// when it is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prestart {
+    /// Ahead, in sandboxes that are kept prepared, each by an exec of its own.
+    Exec,
+    /// When it is wanted.
+    Off,
 }
 
 impl Options {
@@ -96,6 +117,8 @@ impl Options {
             first_uid: None,
             max_sandboxes: 16_384,
             pool_size: 8,
+            prestart: Prestart::Exec,
+            prepared: Bounds::default(),
         }
     }
 }
@@ -120,6 +143,9 @@ pub enum StartError {
     /// There are no disks.
     #[error("disks for /tmp cannot be made")]
     TmpDisks(#[from] TmpDiskError),
+    /// A thread could not be started.
+    #[error("could not start a thread for the mounts of sandboxes")]
+    Attacher(#[source] io::Error),
     /// The kernel does not say which users there are.
     #[error("could not read /proc/self/uid_map")]
     Identities(#[source] io::Error),
@@ -149,9 +175,15 @@ struct Host {
     identities: Arc<Identities>,
     /// By the limit of tasks, the only one that cannot be changed afterwards.
     pool: Pool<u32, Shell>,
+    /// Whether sandboxes are kept prepared at all.
+    prepares: bool,
+    stock: Mutex<Stock<Kind, Prepared>>,
+    attacher: Attacher,
     /// Creations under way: while there are any, the pool is not refilled.
     creating: AtomicUsize,
     refilling: AtomicBool,
+    /// Whether a task waits until something that is kept prepared has become old.
+    ageing: AtomicBool,
     losses: Vec<Loss>,
 }
 
@@ -207,6 +239,13 @@ impl Namespace {
                 remedy: "run as root".into(),
             });
         }
+        let prepares = root && options.prestart != Prestart::Off;
+        if !root && options.prestart != Prestart::Off {
+            losses.push(Loss {
+                what: "prepared sandboxes: every cold start is made from the beginning".into(),
+                remedy: "run as root".into(),
+            });
+        }
         let host = Host {
             helper: options.helper,
             supervision: Mutex::new(Some(supervision)),
@@ -217,8 +256,12 @@ impl Namespace {
             disks,
             identities,
             pool: Pool::new(options.pool_size),
+            prepares,
+            stock: Mutex::new(Stock::new(options.prepared)),
+            attacher: Attacher::start().map_err(StartError::Attacher)?,
             creating: AtomicUsize::new(0),
             refilling: AtomicBool::new(false),
+            ageing: AtomicBool::new(false),
             losses,
         };
         Ok(Namespace { host: Arc::new(host) })
@@ -227,6 +270,11 @@ impl Namespace {
     /// What this host does not give to sandboxes, and how it could.
     pub fn losses(&self) -> &[Loss] {
         &self.host.losses
+    }
+
+    /// How many sandboxes are prepared and wait.
+    pub fn prepared(&self) -> usize {
+        self.host.stock().len()
     }
 
     /// Process number of the supervisor, while it runs.
@@ -241,10 +289,21 @@ impl Backend for Namespace {
         "namespace"
     }
 
+    fn prepare<'a>(&'a self, spec: &'a SandboxSpec) -> BoxFuture<'a, Result<(), CreateError>> {
+        if let Some(kind) = Kind::of(spec).filter(|_| self.host.prepares) {
+            self.host.stock().expect(&kind, Instant::now());
+            self.host.refill();
+        }
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn create<'a>(&'a self, spec: SandboxSpec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, CreateError>> {
         Box::pin(async move {
             let creating = Creating::new(&self.host);
-            let sandbox = live::create(&self.host, spec).await;
+            let sandbox = match prepared::take(&self.host, &spec).await {
+                Some(sandbox) => Ok(sandbox),
+                None => live::create(&self.host, spec).await,
+            };
             drop(creating);
             Ok(Box::new(sandbox?) as Box<dyn Sandbox>)
         })
@@ -269,18 +328,22 @@ impl<'a> Creating<'a> {
 
 impl Drop for Creating<'_> {
     fn drop(&mut self) {
-        if self.host.creating.fetch_sub(1, Relaxed) == 1 && !self.host.refilling.swap(true, Relaxed) {
-            tokio::spawn(refill(Arc::downgrade(self.host)));
+        if self.host.creating.fetch_sub(1, Relaxed) == 1 {
+            self.host.refill();
         }
     }
 }
 
-/// Makes shells until there are enough, or until somebody wants a sandbox, who comes first and will call again.
+/// Makes what is kept ready until there is enough, or until somebody wants a sandbox, who comes first and will call again.
 async fn refill(host: Weak<Host>) {
     while let Some(host) = host.upgrade() {
-        let wanted = if host.creating.load(Relaxed) == 0 { host.pool.wanted() } else { None };
-        let Some(max_tasks) = wanted else {
+        let idle = host.creating.load(Relaxed) == 0;
+        if idle && prepared::restock(&host).await {
+            continue;
+        }
+        let Some(max_tasks) = host.pool.wanted().filter(|_| idle) else {
             host.refilling.store(false, Relaxed);
+            host.grow_old();
             return;
         };
         match live::shell(&host, &Limits { max_tasks, ..READY }).await {
@@ -304,6 +367,34 @@ impl Drop for Host {
 }
 
 impl Host {
+    fn stock(&self) -> MutexGuard<'_, Stock<Kind, Prepared>> {
+        // Every method leaves it whole.
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has what is kept ready made in the background, unless that goes on already.
+    fn refill(self: &Arc<Self>) {
+        if !self.refilling.swap(true, Relaxed) {
+            tokio::spawn(refill(Arc::downgrade(self)));
+        }
+    }
+
+    /// Looks again when what is kept has become old: some of it is given up then.
+    fn grow_old(self: &Arc<Self>) {
+        let Some(at) = self.stock().next_change() else { return };
+        if self.ageing.swap(true, Relaxed) {
+            return;
+        }
+        let host = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep_until(at.into()).await;
+            if let Some(host) = host.upgrade() {
+                host.ageing.store(false, Relaxed);
+                host.refill();
+            }
+        });
+    }
+
     /// A key for a new sandbox, with the supervisor to order it from. Starts another if the last one has died: its
     /// sandboxes are lost, those to come need not be.
     fn announce(&self) -> Result<(Arc<Link>, u64, oneshot::Receiver<Ended>), CreateError> {
@@ -324,6 +415,7 @@ impl Host {
     async fn shut_down(&self) {
         let supervision = self.supervision.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.pool.clear();
+        drop(self.stock().clear());
         let live: Vec<Arc<Live>> = {
             let mut roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
             roster.drain().map(|(_, live)| live).collect()

@@ -16,7 +16,7 @@ use crate::{Exit, ProcessId};
 /// What an init says once.
 #[derive(Debug)]
 pub(super) enum Built {
-    Ready { timings: Timings, listeners: Vec<OwnedFd> },
+    Ready { timings: Timings, mounted: OwnedFd, listeners: Vec<OwnedFd> },
     Failed { step: String, errno: i32 },
 }
 
@@ -119,13 +119,16 @@ impl Control {
         }
     }
 
-    fn hear(&self, report: FromInit, fds: Vec<OwnedFd>) {
+    fn hear(&self, report: FromInit, mut fds: Vec<OwnedFd>) {
         let mut state = self.state();
         // Whoever does not wait any more has dropped the receiver: nothing to do about a send that fails.
         match report {
             FromInit::Ready(timings) => {
-                if let Some(tell) = state.built.take() {
-                    let _ = tell.send(Built::Ready { timings, listeners: fds });
+                if let Some(tell) = state.built.take()
+                    && !fds.is_empty()
+                {
+                    let mounted = fds.remove(0);
+                    let _ = tell.send(Built::Ready { timings, mounted, listeners: fds });
                 }
             }
             FromInit::Failed { step, errno } => match state.built.take() {

@@ -126,6 +126,8 @@ fn serve(control: &OwnedFd, filters: &Filters, started: Instant) -> Result<(), S
     let mounting = Instant::now();
     root::enter(prepared, &build, tmp)?;
     let mounts = micros(mounting);
+    // By this the server attaches what it learns of only later, before anything of a tenant runs.
+    let mounted = std::fs::File::open("/proc/self/ns/mnt").step(|| "name its mount namespace".into())?;
     init.inside.null = Some(std::fs::File::open("/dev/null").step(|| "open /dev/null".into())?.into());
     if let Some(ruleset) = landlock::ruleset().map_err(io::Error::other).step(|| "restrict paths".into())? {
         // Inherited by every process that is forked from here on: they are in one landlock domain and may look at each
@@ -137,8 +139,9 @@ fn serve(control: &OwnedFd, filters: &Filters, started: Instant) -> Result<(), S
     // From now on nobody but root of the host can trace this process or look into its memory.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).step(|| "hide the memory of init".into())?;
     let ready = FromInit::Ready(Timings { prepare, mounts, build: micros(building) });
-    init.tell(&ready, &listeners.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
-    drop(listeners);
+    let told: Vec<_> = std::iter::once(mounted.as_fd()).chain(listeners.iter().map(AsFd::as_fd)).collect();
+    init.tell(&ready, &told)?;
+    drop((mounted, listeners));
     init.serve(&signals)
 }
 
@@ -202,7 +205,7 @@ impl Init<'_> {
     fn handle(&mut self, request: ToInit, fds: Vec<OwnedFd>) -> Result<(), StepError> {
         match request {
             ToInit::Spawn(spawn) => {
-                let pipes = Pipes::from_message(fds).ok_or(rustix::io::Errno::BADMSG);
+                let pipes = Pipes::from_message(fds, &spawn).ok_or(rustix::io::Errno::BADMSG);
                 self.spawn(&spawn, pipes.step(|| "take the pipes of a process".into())?)
             }
             ToInit::Signal { process, signal } => {

@@ -1,34 +1,26 @@
 //! One sandbox as the server sees it, from the first order to the supervisor until nothing of it is left.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{OFlags, fcntl_setfl};
-use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 
 use super::control::{Built, Control};
 use super::identity::Identity;
 use super::link::{Ended, Link};
-use super::tenant::StartFailure;
-use super::wire::{Build, GroupEntry, Settle, Spawn, Timings, ToInit, ToSupervisor};
+use super::running::NamespaceSandbox;
+use super::wire::{Build, GroupEntry, Settle, Timings, ToInit, ToSupervisor};
 use super::{Host, Roster, channel};
 use crate::cgroup::{Entry, Group, Limits, Version};
 use crate::create::failed;
 use crate::net::NetworkSlot;
 use crate::tmp_disk::TmpDisk;
-use crate::{
-    BoxFuture, CreateError, FreezeError, Process, ProcessId, ProcessSpec, Sandbox, SandboxSpec, Service, Signal,
-    SpawnError, Usage,
-};
+use crate::{CreateError, SandboxSpec};
 
-/// Longest word of a failed start that is read, in bytes.
-const MAX_STATUS: u64 = 4096;
 /// When to complain that a killed sandbox does not end; it is waited for all the same.
 const SLOW_END: Duration = Duration::from_secs(10);
 
@@ -94,15 +86,6 @@ pub(super) struct Shell {
     built: Option<oneshot::Receiver<Built>>,
 }
 
-/// A finished sandbox.
-#[derive(Debug)]
-struct NamespaceSandbox {
-    /// The name that its owner gave it; its control group is named after the key, which is known earlier.
-    id: String,
-    shell: Shell,
-    listeners: Option<Vec<TcpListener>>,
-}
-
 /// Makes everything that depends on nothing but the limits: namespaces, user, control group.
 pub(super) async fn shell(host: &Arc<Host>, limits: &Limits) -> Result<Shell, CreateError> {
     let shell = Shell::order(host).await?;
@@ -118,15 +101,9 @@ pub(super) async fn shell(host: &Arc<Host>, limits: &Limits) -> Result<Shell, Cr
 }
 
 /// Makes a sandbox, from a shell of the pool if there is one.
-pub(super) async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<impl Sandbox + use<>, CreateError> {
+pub(super) async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<NamespaceSandbox, CreateError> {
     let started = Instant::now();
     let limits = Limits { memory_bytes: spec.memory_bytes, cpu_millis: spec.cpu_millis, max_tasks: spec.max_tasks };
-    let network = async {
-        match &host.networks {
-            Some(networks) => networks.acquire(&spec.listen).await.map(Some),
-            None => Ok(None),
-        }
-    };
     let pooled = std::iter::from_fn(|| host.pool.take(&limits.max_tasks)).find(Shell::is_alive);
     let was_pooled = pooled.is_some();
     let shell = async {
@@ -135,16 +112,16 @@ pub(super) async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<impl S
             None => shell(host, &limits).await,
         }
     };
-    let (shell, network, disk) = tokio::join!(shell, network, host.disks.acquire(spec.tmp_bytes));
-    let shell = shell?;
-    let network = network.map_err(|error| failed("set up the network", error))?;
+    let (shell, network, disk) = tokio::join!(shell, network(host, &spec.listen), host.disks.acquire(spec.tmp_bytes));
+    let (shell, network) = (shell?, network?);
     let disk = disk.map_err(|error| failed("make a disk for /tmp", error))?;
     let acquired = started.elapsed();
 
-    let (sandbox, timings) = shell.build(spec, network, disk).await?;
+    let key = shell.live.key;
+    let Finished { sandbox, timings, .. } = shell.build(spec, network, disk).await?;
     tracing::debug!(
-        sandbox = sandbox.id,
-        key = sandbox.shell.live.key,
+        sandbox = sandbox.id(),
+        key,
         was_pooled,
         acquired_us = acquired.as_micros(),
         ready_us = started.elapsed().as_micros(),
@@ -154,6 +131,22 @@ pub(super) async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<impl S
         "sandbox ready"
     );
     Ok(sandbox)
+}
+
+/// The network of a sandbox, where it does not make its own.
+pub(super) async fn network(host: &Host, listen: &[SocketAddrV4]) -> Result<Option<NetworkSlot>, CreateError> {
+    match &host.networks {
+        Some(networks) => networks.acquire(listen).await.map(Some).map_err(|error| failed("set up the network", error)),
+        None => Ok(None),
+    }
+}
+
+/// What a shell has become.
+pub(super) struct Finished {
+    pub sandbox: NamespaceSandbox,
+    /// Its mount namespace, by which mounts can be added until something of a tenant runs in it.
+    pub mounted: OwnedFd,
+    pub timings: Timings,
 }
 
 impl Shell {
@@ -203,21 +196,20 @@ impl Shell {
     }
 
     /// Gives a shell that was kept ready the limits that are wanted now.
-    fn limit(&self, limits: &Limits) -> Result<(), CreateError> {
-        let group = self.live.group.read().unwrap_or_else(PoisonError::into_inner);
-        match group.as_ref() {
+    pub fn limit(&self, limits: &Limits) -> Result<(), CreateError> {
+        match self.group().as_ref() {
             Some(group) => group.set_limits(limits).map_err(|error| failed("limit the control group", error)),
             None => Err(CreateError::SupervisorGone),
         }
     }
 
     /// Has init make the root and enter the network.
-    async fn build(
+    pub async fn build(
         mut self,
         spec: SandboxSpec,
         network: Option<NetworkSlot>,
         mut disk: TmpDisk,
-    ) -> Result<(NamespaceSandbox, Timings), CreateError> {
+    ) -> Result<Finished, CreateError> {
         let id = spec.id.clone();
         let tmp_mount = disk.mount.take();
         let netns = network.as_ref().and_then(|slot| slot.netns.as_ref());
@@ -237,13 +229,13 @@ impl Shell {
             _ => None,
         };
         match built {
-            Some(Built::Ready { timings, listeners: own }) => {
+            Some(Built::Ready { timings, mounted, listeners: own }) => {
                 for listener in own.into_iter().map(TcpListener::from) {
                     // As those of `NetworkSlot` are.
                     listener.set_nonblocking(true).map_err(|error| failed("take its sockets", error))?;
                     listeners.push(listener);
                 }
-                Ok((NamespaceSandbox { id, shell: self, listeners: Some(listeners) }, timings))
+                Ok(Finished { sandbox: NamespaceSandbox::new(id, self, listeners), mounted, timings })
             }
             Some(Built::Failed { step, errno }) => Err(failed(&step, io::Error::from_raw_os_error(errno))),
             None => Err(self.why_init_ended().await),
@@ -286,8 +278,23 @@ impl Shell {
         }
     }
 
-    fn is_alive(&self) -> bool {
+    pub fn is_alive(&self) -> bool {
         self.live.control.is_open()
+    }
+
+    /// To init.
+    pub fn control(&self) -> &Control {
+        &self.live.control
+    }
+
+    pub fn group(&self) -> RwLockReadGuard<'_, Option<Group>> {
+        self.live.group.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends it and waits until nothing of it is left on the host.
+    pub async fn bury(&self) {
+        self.leave();
+        self.live.bury().await;
     }
 
     /// Takes the sandbox off the list of those that the backend would bury.
@@ -304,141 +311,6 @@ impl Drop for Shell {
         let live = Arc::clone(&self.live);
         self.runtime.spawn(async move { live.bury().await });
     }
-}
-
-impl NamespaceSandbox {
-    async fn start(&self, spec: ProcessSpec) -> Result<Process, SpawnError> {
-        let program = spec.argv.first().cloned().unwrap_or_default();
-        let failed = |source| SpawnError::Step { program: program.clone(), step: "make its pipes".into(), source };
-        let (stdout, stdout_inside) = output_pipe().map_err(failed)?;
-        let (stderr, stderr_inside) = output_pipe().map_err(failed)?;
-        let (status, status_inside) = output_pipe().map_err(failed)?;
-        let log = spec.log_fd_env.as_ref().map(|_| output_pipe()).transpose().map_err(failed)?;
-        let mut status = tokio::net::unix::pipe::Receiver::from_owned_fd(status).map_err(failed)?.take(MAX_STATUS);
-
-        let (id, exit) = self.shell.live.control.announce().ok_or(SpawnError::SandboxGone)?;
-        let (log, log_inside) = log.unzip();
-        let fds = [&stdout_inside, &stderr_inside, &status_inside].into_iter().chain(&log_inside);
-        let fds: Vec<BorrowedFd<'_>> = fds.map(AsFd::as_fd).collect();
-        let cwd = spec.cwd.clone();
-        let request = ToInit::Spawn(Box::new(Spawn {
-            process: id.0,
-            argv: spec.argv,
-            env: spec.env,
-            cwd: spec.cwd,
-            log_fd_env: spec.log_fd_env,
-        }));
-        self.shell.live.control.ask(&request, &fds).await.map_err(|_| SpawnError::SandboxGone)?;
-        drop((stdout_inside, stderr_inside, status_inside, log_inside));
-
-        // Closed by the exec, or by the end of the process or of the whole sandbox, which `exit` tells.
-        let mut word = Vec::new();
-        status.read_to_end(&mut word).await.map_err(failed)?;
-        let reason = io::Error::from_raw_os_error;
-        match StartFailure::decode(&word) {
-            None => Ok(Process { id, stdout, stderr, log, exit }),
-            Some(StartFailure::Exec(errno)) => Err(SpawnError::Exec { program, source: reason(errno) }),
-            Some(StartFailure::Cwd(errno)) => {
-                Err(SpawnError::Cwd { path: cwd.display().to_string(), source: reason(errno) })
-            }
-            Some(StartFailure::Step(step, errno)) => Err(SpawnError::Step { program, step, source: reason(errno) }),
-        }
-    }
-
-    /// Fails if the sandbox has ended by itself, although its group is still there until it is buried: whoever thaws it
-    /// is about to use it, and would otherwise do so again and again.
-    fn with_group(&self, act: impl FnOnce(&Group) -> io::Result<()>) -> Result<(), FreezeError> {
-        let failed = |source| FreezeError { id: self.id.clone(), source };
-        if !self.shell.is_alive() {
-            return Err(failed(io::ErrorKind::NotConnected.into()));
-        }
-        match &*self.shell.live.group.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(group) => act(group).map_err(failed),
-            None => Err(failed(io::ErrorKind::NotConnected.into())),
-        }
-    }
-}
-
-impl Sandbox for NamespaceSandbox {
-    fn take_service(&mut self) -> Option<Service> {
-        self.listeners.take().map(Service::Host)
-    }
-
-    fn spawn<'a>(&'a self, process: ProcessSpec) -> BoxFuture<'a, Result<Process, SpawnError>> {
-        Box::pin(self.start(process))
-    }
-
-    fn signal(&self, process: ProcessId, signal: Signal) {
-        if let Err(error) =
-            self.shell.live.control.ask_now(&ToInit::Signal { process: process.0, signal: signal.number() })
-        {
-            // Most of all: the sandbox has ended, and the process with it.
-            tracing::debug!(sandbox = self.id, %error, "a signal was not delivered");
-        }
-    }
-
-    fn kill_all<'a>(&'a self) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let Some(killed) = self.shell.live.control.announce_kill() else { return };
-            if self.shell.live.control.ask(&ToInit::KillAll, &[]).await.is_err() {
-                return;
-            }
-            if let Err(error) = self.thaw() {
-                // Frozen processes of version 1 would not die.
-                tracing::warn!(sandbox = self.id, %error, "cannot thaw what was killed");
-            }
-            // An error means that the sandbox has ended, and all of its processes with it.
-            let _ = killed.await;
-        })
-    }
-
-    fn freeze(&self) -> Result<(), FreezeError> {
-        self.with_group(|group| match group.entry() {
-            Entry::None => self.shell.live.control.ask_now(&ToInit::Stop { stop: true }),
-            Entry::V1 { .. } | Entry::V2 { .. } => group.freeze(),
-        })
-    }
-
-    fn thaw(&self) -> Result<(), FreezeError> {
-        self.with_group(|group| match group.entry() {
-            Entry::None => self.shell.live.control.ask_now(&ToInit::Stop { stop: false }),
-            Entry::V1 { .. } | Entry::V2 { .. } => group.thaw(),
-        })
-    }
-
-    fn set_cpu(&self, cpu_millis: u32) {
-        let group = self.shell.live.group.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Err(error)) = group.as_ref().map(|group| group.set_cpu(cpu_millis)) {
-            tracing::warn!(sandbox = self.id, %error, "could not change the CPU share");
-        }
-    }
-
-    fn usage<'a>(&'a self) -> BoxFuture<'a, Usage> {
-        let group = self.shell.live.group.read().unwrap_or_else(PoisonError::into_inner);
-        let usage = group.as_ref().map(Group::usage).unwrap_or_default();
-        Box::pin(std::future::ready(usage))
-    }
-
-    fn reset_peak(&self) {
-        if let Some(group) = &*self.shell.live.group.read().unwrap_or_else(PoisonError::into_inner) {
-            group.reset_peak();
-        }
-    }
-
-    fn destroy(self: Box<Self>) -> BoxFuture<'static, ()> {
-        let live = Arc::clone(&self.shell.live);
-        Box::pin(async move {
-            self.shell.leave();
-            live.bury().await;
-        })
-    }
-}
-
-/// Both ends of a pipe: the server's, non-blocking, and the sandbox's, blocking.
-fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-    fcntl_setfl(&read, OFlags::NONBLOCK)?;
-    Ok((read, write))
 }
 
 /// The directory of a control group, by a descriptor of it or of a file in it.

@@ -26,6 +26,10 @@ const STACK: u64 = 8 << 20;
 const LOCKED: u64 = 64 << 10;
 /// The descriptor number of the log pipe.
 const LOG_FD: i32 = 3;
+/// The highest number that a program may find open: the socket of one that waits, behind the log pipe.
+const LAST_FD: i32 = 4;
+/// The variable that tells a program that waits the number of its socket.
+const PRESTART_VARIABLE: &str = "FIRELET_PRESTART_FD";
 /// NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock; KEEP_CAPS locked off. (linux/securebits.h)
 const SECURE_BITS: libc::c_ulong = 0b1110_1111;
 
@@ -77,12 +81,17 @@ pub(super) struct Pipes {
     pub stderr: OwnedFd,
     pub status: OwnedFd,
     pub log: Option<OwnedFd>,
+    /// Over which its environment will come.
+    pub prestart: Option<OwnedFd>,
 }
 
 impl Pipes {
-    pub fn from_message(fds: Vec<OwnedFd>) -> Option<Pipes> {
+    pub fn from_message(fds: Vec<OwnedFd>, spawn: &Spawn) -> Option<Pipes> {
         let mut fds = fds.into_iter();
-        Some(Pipes { stdout: fds.next()?, stderr: fds.next()?, status: fds.next()?, log: fds.next() })
+        let (stdout, stderr, status) = (fds.next()?, fds.next()?, fds.next()?);
+        let log = if spawn.log_fd_env.is_some() { Some(fds.next()?) } else { None };
+        let prestart = if spawn.waits { Some(fds.next()?) } else { None };
+        Some(Pipes { stdout, stderr, status, log, prestart })
     }
 }
 
@@ -139,10 +148,12 @@ fn arrange_descriptors(inside: &Inside, pipes: Pipes) -> Result<(), StepError> {
     let null = inside.null.as_ref().ok_or(rustix::io::Errno::BADF).step(failed)?;
     let mut wanted = vec![above_standard(null), above_standard(&pipes.stdout), above_standard(&pipes.stderr)];
     wanted.extend(pipes.log.as_ref().map(above_standard));
+    let outputs = 1..wanted.len();
+    wanted.extend(pipes.prestart.as_ref().map(above_standard));
     let wanted = wanted.into_iter().collect::<io::Result<Vec<_>>>().step(failed)?;
     if let Some(uid) = inside.uid {
         // So that the program may open them again by name (/dev/stdout).
-        for pipe in &wanted[1..] {
+        for pipe in &wanted[outputs] {
             rustix::fs::fchown(pipe, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).step(failed)?;
         }
     }
@@ -160,7 +171,7 @@ fn arrange_descriptors(inside: &Inside, pipes: Pipes) -> Result<(), StepError> {
 
 /// A duplicate whose number is none of those that a program starts with; closed on exec.
 pub(super) fn above_standard(fd: &OwnedFd) -> io::Result<OwnedFd> {
-    Ok(rustix::io::fcntl_dupfd_cloexec(fd, LOG_FD + 1)?)
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, LAST_FD + 1)?)
 }
 
 fn limit_resources(inside: &Inside) -> Result<(), StepError> {
@@ -200,6 +211,8 @@ fn program(spawn: &Spawn) -> Result<(Vec<CString>, Vec<CString>), StepError> {
     let string = |text: String| CString::new(text).step(|| "pass an argument or variable with a zero byte".into());
     let argv = spawn.argv.iter().cloned().map(string).collect::<Result<_, _>>()?;
     let log = spawn.log_fd_env.iter().map(|name| format!("{name}={LOG_FD}"));
-    let env = spawn.env.iter().map(|(name, value)| format!("{name}={value}")).chain(log);
+    let socket = if spawn.log_fd_env.is_some() { LOG_FD + 1 } else { LOG_FD };
+    let waits = spawn.waits.then(|| format!("{PRESTART_VARIABLE}={socket}"));
+    let env = spawn.env.iter().map(|(name, value)| format!("{name}={value}")).chain(log).chain(waits);
     Ok((argv, env.map(string).collect::<Result<_, _>>()?))
 }

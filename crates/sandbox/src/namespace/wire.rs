@@ -41,7 +41,8 @@ pub(super) enum ToInit {
     Settle(Settle),
     /// Make the sandbox. Second, once. Descriptors: network namespace (if `has_netns`), `/tmp` mount (if `has_tmp`).
     Build(Box<Build>),
-    /// Start a process. Descriptors: stdout, stderr, status pipe, log pipe (if `log_fd_env` is set).
+    /// Start a process. Descriptors: stdout, stderr, status pipe, log pipe (if `log_fd_env` is set), socket over which its
+    /// environment will come (if it `waits`).
     Spawn(Box<Spawn>),
     /// Send a signal to a process, if it still runs.
     Signal { process: u32, signal: i32 },
@@ -95,12 +96,14 @@ pub(super) struct Spawn {
     pub env: Vec<(String, String)>,
     pub cwd: PathBuf,
     pub log_fd_env: Option<String>,
+    /// It is started before it is known whose it will be: it finds its socket in `FIRELET_PRESTART_FD`.
+    pub waits: bool,
 }
 
 /// Init to server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FromInit {
-    /// Processes may be started. Descriptors: the listening sockets of `Build::own_network`.
+    /// Processes may be started. Descriptors: the mount namespace, the listening sockets of `Build::own_network`.
     Ready(Timings),
     /// The sandbox could not be made; init is about to exit.
     Failed { step: String, errno: i32 },
@@ -243,7 +246,7 @@ impl Spawn {
         out.u32(self.process);
         out.list(&self.argv, |out, argument| out.str(argument));
         out.list(&self.env, |out, (name, value)| out.str(name).str(value));
-        out.path(&self.cwd).option(self.log_fd_env.as_ref(), |out, name| out.str(name));
+        out.path(&self.cwd).option(self.log_fd_env.as_ref(), |out, name| out.str(name)).u8(self.waits.into());
     }
 
     fn decode(input: &mut Decoder<'_>) -> Result<Spawn, Malformed> {
@@ -253,6 +256,7 @@ impl Spawn {
             env: input.list(|input| Ok((input.string()?, input.string()?)))?,
             cwd: input.path()?,
             log_fd_env: input.option(Decoder::string)?,
+            waits: input.bool()?,
         })
     }
 }

@@ -5,6 +5,10 @@
 mod ends;
 mod isolation;
 mod limits;
+mod prepared;
 mod process;
 mod rootless;
 mod support;
+
+/// How the first process of each sandbox is started.
+pub const MODE: sandbox::namespace::Prestart = sandbox::namespace::Prestart::Off;

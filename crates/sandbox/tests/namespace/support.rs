@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sandbox::namespace::{Helper, Namespace, Options};
+use sandbox::namespace::{Helper, Namespace, Options, Prestart};
 use sandbox::net::NetworkMode;
 use sandbox::{Backend, Bind, Exit, Process, ProcessId, ProcessSpec, RootFs, Sandbox, SandboxSpec, Usage};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+
+use crate::MODE;
 
 /// The program that the supervisor runs as.
 pub const SUPERVISOR: &str = env!("CARGO_BIN_EXE_sandbox-supervisor");
@@ -45,7 +47,13 @@ impl Rig {
         self.sandbox_of(spec(id)).await
     }
 
-    pub async fn sandbox_of(&self, spec: SandboxSpec) -> Box<dyn Sandbox> {
+    /// In the tests of a mode that starts processes ahead, one that was prepared.
+    pub async fn sandbox_of(&self, mut spec: SandboxSpec) -> Box<dyn Sandbox> {
+        if MODE != Prestart::Off {
+            spec.prestart = Some(waiter());
+            self.backend.prepare(&spec).await.unwrap();
+            eventually("a sandbox is prepared", || self.backend.prepared() > 0).await;
+        }
         self.backend.create(spec).await.unwrap()
     }
 
@@ -66,6 +74,7 @@ pub fn options(dir: &Path) -> Options {
     options.net.pool_size = 0;
     options.tmp.pool_size = 0;
     options.pool_size = 0;
+    options.prestart = MODE;
     options
 }
 
@@ -124,8 +133,57 @@ pub async fn python(sandbox: &dyn Sandbox, program: &str) -> Output {
     run(sandbox, process(&["/usr/bin/python3", "-c", program])).await
 }
 
+/// Runs a program to its end, in the process that was started ahead if there is one.
 pub async fn run(sandbox: &dyn Sandbox, spec: ProcessSpec) -> Output {
-    wait(sandbox.spawn(spec).await.unwrap()).await
+    wait(sandbox.spawn(led(spec)).await.unwrap()).await
+}
+
+/// The same program, by way of the process that was started ahead.
+pub fn led(spec: ProcessSpec) -> ProcessSpec {
+    if MODE == Prestart::Off || spec.log_fd_env.is_some() {
+        return spec;
+    }
+    let argv = serde_json::to_string(&spec.argv).unwrap();
+    let env = spec.env.into_iter().chain([("FIRELET_TEST_ARGV".to_owned(), argv)]).collect();
+    ProcessSpec { argv: waiter().argv, env, ..spec }
+}
+
+/// The first process of a sandbox in the modes that start it ahead; it becomes whatever is asked for then.
+pub fn waiter() -> ProcessSpec {
+    const PROGRAM: &str = "
+import json, os, sys
+fd = os.environ.pop('FIRELET_PRESTART_FD', None)
+if fd is not None:
+    fd = int(fd)
+    os.write(fd, b'\\n')
+    given = b''
+    while True:
+        part = os.read(fd, 65536)
+        if not part:
+            break
+        given += part
+    os.close(fd)
+    if not given:
+        sys.exit(0)
+    given = json.loads(given)
+    log = os.environ.get('LOG')
+    os.environ.clear()
+    os.environ.update(given['env'])
+    if log is not None:
+        os.environ['LOG'] = log
+    os.chdir(given['cwd'])
+argv = json.loads(os.environ.pop('FIRELET_TEST_ARGV'))
+if argv[0] == '/usr/bin/python3':
+    code = argv[2]
+    for name in ('fd', 'given', 'part', 'log', 'argv', 'json'):
+        globals().pop(name, None)
+    exec(compile(code, '<string>', 'exec'))
+else:
+    os.execve(argv[0], argv, os.environ)
+";
+    let argv = ["/usr/bin/python3", "-S", "-c", PROGRAM].map(str::to_owned).to_vec();
+    let env = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
+    ProcessSpec { argv, env, cwd: PathBuf::from("/"), log_fd_env: None }
 }
 
 /// Reads all that a process writes, until it has ended.
@@ -153,7 +211,7 @@ pub struct Running {
 
 /// Starts a shell script.
 pub async fn spawn(sandbox: &dyn Sandbox, script: &str) -> Running {
-    let mut process = sandbox.spawn(process(&["/bin/sh", "-c", script])).await.unwrap();
+    let mut process = sandbox.spawn(led(process(&["/bin/sh", "-c", script]))).await.unwrap();
     let output = Arc::new(Mutex::new(String::new()));
     let seen = Arc::clone(&output);
     // The wait below finds nothing more to read there.

@@ -50,9 +50,10 @@ fn to_init() -> impl Strategy<Value = ToInit> {
     let group = prop_oneof![Just(GroupEntry::None), Just(GroupEntry::V2), (1..u32::MAX).prop_map(GroupEntry::V1),];
     let settle = (option::of(any::<u32>()), option::of(any::<u32>()), group)
         .prop_map(|(uid, max_tasks, group)| ToInit::Settle(Settle { uid, max_tasks, group }));
-    let spawn = (any::<u32>(), vec(".*", 0..4), vec((".*", ".*"), 0..4), path(), option::of(".*")).prop_map(
-        |(process, argv, env, cwd, log_fd_env)| ToInit::Spawn(Box::new(Spawn { process, argv, env, cwd, log_fd_env })),
-    );
+    let spawn = (any::<u32>(), vec(".*", 0..4), vec((".*", ".*"), 0..4), path(), option::of(".*"), any::<bool>())
+        .prop_map(|(process, argv, env, cwd, log_fd_env, waits)| {
+            ToInit::Spawn(Box::new(Spawn { process, argv, env, cwd, log_fd_env, waits }))
+        });
     prop_oneof![
         settle,
         build().prop_map(|build| ToInit::Build(Box::new(build))),

@@ -1,0 +1,181 @@
+//! Sandboxes that are made before anybody asks for them, with the runtime's process started and waiting.
+//!
+//! ```text
+//! made for a Kind -> waiting in the stock -> assigned: limits, mounts, a name -> its process gets its environment
+//!      |                    `-- its process or its init ended: discarded
+//!      `-- failed: the kind rests for a while
+//! ```
+//!
+//! What one is made of is its [`Kind`], and all that a function adds comes when it is assigned. No sandbox is ever given to
+//! a second function.
+
+use std::net::SocketAddrV4;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Host;
+use super::live::{self, Finished};
+use super::running::NamespaceSandbox;
+use crate::cgroup::Limits;
+use crate::create::failed;
+use crate::{CreateError, ProcessSpec, RootFs, SandboxSpec};
+
+/// What a prepared sandbox may use until it is assigned: what runs in it is the platform's.
+const LIMITS: Limits = Limits { memory_bytes: 512 << 20, cpu_millis: 4_000, max_tasks: 0 };
+/// `/tmp` of functions that do not say, in bytes.
+const USUAL_TMP: u64 = 512 << 20;
+/// How long a kind that could not be made rests.
+const REST: Duration = Duration::from_secs(60);
+
+/// What prepared sandboxes have in common with each other, and with the specification that they are for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kind {
+    root: RootFs,
+    process: ProcessSpec,
+    max_tasks: u32,
+    tmp_bytes: u64,
+    listen: Vec<SocketAddrV4>,
+}
+
+impl Kind {
+    /// The kind that a specification asks for. `None` if its process cannot be started ahead, or its mounts need what only a
+    /// root made for them has.
+    pub fn of(spec: &SandboxSpec) -> Option<Kind> {
+        let process = spec.prestart.clone()?;
+        let has_place =
+            |target| spec.root.dirs.contains(target) && !spec.root.binds.iter().any(|b| b.target == *target);
+        if !spec.mounts.iter().all(|mount| has_place(&mount.target) && mount.source.is_dir()) {
+            return None;
+        }
+        let tmp_bytes = if spec.tmp_bytes == 0 { USUAL_TMP } else { spec.tmp_bytes };
+        let (root, listen) = (spec.root.clone(), spec.listen.clone());
+        Some(Kind { root, process, max_tasks: spec.max_tasks, tmp_bytes, listen })
+    }
+
+    fn spec(&self) -> SandboxSpec {
+        SandboxSpec {
+            id: "prepared".into(),
+            root: self.root.clone(),
+            root_image: None,
+            mounts: Vec::new(),
+            tmp_bytes: self.tmp_bytes,
+            memory_bytes: LIMITS.memory_bytes,
+            cpu_millis: LIMITS.cpu_millis,
+            processors: 1,
+            max_tasks: self.max_tasks,
+            listen: self.listen.clone(),
+            prestart: None,
+        }
+    }
+}
+
+/// A sandbox that waits for a function.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    sandbox: NamespaceSandbox,
+    mounted: OwnedFd,
+}
+
+impl Prepared {
+    /// Whether it can be given to somebody.
+    pub fn is_waiting(&self) -> bool {
+        self.sandbox.is_waiting()
+    }
+
+    /// Memory that it uses, in bytes; an estimate where it is not measured.
+    pub fn bytes(&self) -> u64 {
+        const UNMEASURED: u64 = 16 << 20;
+        self.sandbox.shell().group().as_ref().map_or(UNMEASURED, |group| group.usage().memory_bytes.max(1 << 20))
+    }
+
+    /// Makes it the sandbox that was asked for.
+    pub async fn assign(self, host: &Host, spec: SandboxSpec) -> Result<NamespaceSandbox, CreateError> {
+        let Prepared { mut sandbox, mounted } = self;
+        sandbox.shell().limit(&limits(&spec))?;
+        host.attacher.attach(mounted, &spec.mounts).await?;
+        sandbox.name(spec.id);
+        Ok(sandbox)
+    }
+}
+
+fn limits(spec: &SandboxSpec) -> Limits {
+    Limits { memory_bytes: spec.memory_bytes, cpu_millis: spec.cpu_millis, max_tasks: spec.max_tasks }
+}
+
+/// Makes one of a kind.
+pub(super) async fn make(host: &Arc<Host>, kind: &Kind) -> Result<Prepared, CreateError> {
+    let started = Instant::now();
+    let limits = Limits { max_tasks: kind.max_tasks, ..LIMITS };
+    let (shell, network, disk) =
+        tokio::join!(live::shell(host, &limits), live::network(host, &kind.listen), host.disks.acquire(kind.tmp_bytes));
+    let (shell, network) = (shell?, network?);
+    let disk = disk.map_err(|error| failed("make a disk for /tmp", error))?;
+    let Finished { sandbox, mounted, timings } = shell.build(kind.spec(), network, disk).await?;
+    let built = started.elapsed();
+    sandbox.prestart(kind.process.clone()).await.map_err(|error| failed("start its process ahead", error))?;
+    tracing::debug!(
+        built_us = built.as_micros(),
+        ready_us = started.elapsed().as_micros(),
+        init_build_us = timings.build,
+        "sandbox prepared"
+    );
+    Ok(Prepared { sandbox, mounted })
+}
+
+/// One from the stock, made what was asked for. `None` if there is none that can be.
+pub(super) async fn take(host: &Arc<Host>, spec: &SandboxSpec) -> Option<NamespaceSandbox> {
+    if !host.prepares {
+        return None;
+    }
+    let kind = Kind::of(spec)?;
+    let started = Instant::now();
+    let prepared = loop {
+        let taken = host.stock().take(&kind, Instant::now())?;
+        if taken.is_waiting() {
+            break taken;
+        }
+        tracing::warn!("a prepared sandbox has ended and is discarded");
+    };
+    match prepared.assign(host, spec.clone()).await {
+        Ok(sandbox) => {
+            tracing::debug!(
+                sandbox = sandbox.id(),
+                ready_us = started.elapsed().as_micros(),
+                "prepared sandbox assigned"
+            );
+            Some(sandbox)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a prepared sandbox could not be assigned and is discarded");
+            None
+        }
+    }
+}
+
+/// Makes one more if one is wanted, and says whether it did.
+pub(super) async fn restock(host: &Arc<Host>) -> bool {
+    let now = Instant::now();
+    let (dead, (wanted, given_up)) = {
+        let mut stock = host.stock();
+        (stock.sift(|prepared| prepared.is_waiting()), stock.wanted(now))
+    };
+    if !dead.is_empty() {
+        tracing::warn!(count = dead.len(), "prepared sandboxes have ended and are discarded");
+    }
+    drop((dead, given_up));
+    let Some(kind) = wanted else { return false };
+    match make(host, &kind).await {
+        Ok(prepared) => {
+            let bytes = prepared.bytes();
+            let refused = host.stock().put(&kind, prepared, bytes);
+            drop(refused);
+        }
+        Err(error) => {
+            let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(%error, reason, program = kind.process.argv.first(), "cannot keep sandboxes prepared; trying again later");
+            host.stock().rest(&kind, now + REST);
+        }
+    }
+    true
+}
