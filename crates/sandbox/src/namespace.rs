@@ -63,7 +63,7 @@ use crate::net::{NetError, NetOptions, NetworkMode, Networks};
 use crate::pool::Pool;
 use crate::stock::{Bounds, Stock};
 use crate::tmp_disk::{TmpDiskError, TmpDiskOptions, TmpDisks};
-use crate::{Backend, BoxFuture, CreateError, Sandbox, SandboxSpec};
+use crate::{Backend, BoxFuture, CreateError, Prestarts, Sandbox, SandboxSpec};
 
 /// How long the supervisor may take to kill what is left when the backend ends.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -89,7 +89,7 @@ pub struct Options {
     /// How many half-made sandboxes are kept ready for the limits that were asked for last.
     pub pool_size: usize,
     /// How processes are started ahead of a demand.
-    pub prestart: Prestart,
+    pub prestart: PrestartMode,
     /// How many prepared sandboxes are kept.
     pub prepared: Bounds,
 }
@@ -97,7 +97,7 @@ pub struct Options {
 /// How the processes of runtimes that can wait for their environment are started. Needs root; without it each is started
 /// when it is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prestart {
+pub enum PrestartMode {
     /// Ahead, in sandboxes that are kept prepared, each by an exec of its own.
     Exec,
     /// When it is wanted.
@@ -117,7 +117,7 @@ impl Options {
             first_uid: None,
             max_sandboxes: 16_384,
             pool_size: 8,
-            prestart: Prestart::Exec,
+            prestart: PrestartMode::Exec,
             prepared: Bounds::default(),
         }
     }
@@ -239,8 +239,8 @@ impl Namespace {
                 remedy: "run as root".into(),
             });
         }
-        let prepares = root && options.prestart != Prestart::Off;
-        if !root && options.prestart != Prestart::Off {
+        let prepares = root && options.prestart != PrestartMode::Off;
+        if !root && options.prestart != PrestartMode::Off {
             losses.push(Loss {
                 what: "prepared sandboxes: every cold start is made from the beginning".into(),
                 remedy: "run as root".into(),
@@ -287,6 +287,10 @@ impl Namespace {
 impl Backend for Namespace {
     fn name(&self) -> &'static str {
         "namespace"
+    }
+
+    fn prestarts(&self) -> Prestarts {
+        if self.host.prepares { Prestarts::Alone } else { Prestarts::No }
     }
 
     fn prepare<'a>(&'a self, spec: &'a SandboxSpec) -> BoxFuture<'a, Result<(), CreateError>> {

@@ -42,7 +42,7 @@ impl Kind {
     /// The kind that a specification asks for. `None` if its process cannot be started ahead, or its mounts need what only a
     /// root made for them has.
     pub fn of(spec: &SandboxSpec) -> Option<Kind> {
-        let process = spec.prestart.clone()?;
+        let process = spec.prestart.as_ref()?.process.clone();
         let has_place =
             |target| spec.root.dirs.contains(target) && !spec.root.binds.iter().any(|b| b.target == *target);
         if !spec.mounts.iter().all(|mount| has_place(&mount.target) && mount.source.is_dir()) {

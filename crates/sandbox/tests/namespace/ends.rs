@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use sandbox::namespace::{Namespace, Prestart};
+use sandbox::namespace::{Namespace, PrestartMode};
 use sandbox::{Backend, CreateError, Exit, Sandbox, SpawnError};
 use tokio::task::JoinSet;
 
@@ -38,7 +38,7 @@ async fn inhabited(rig: &Rig, id: &str) -> (Box<dyn Sandbox>, u32, Vec<PathBuf>)
 
 /// For tests that count inits; in the modes that start processes ahead there are more of them.
 fn rig_that_prepares_nothing() -> Option<Rig> {
-    if MODE == Prestart::Off { rig() } else { None }
+    if MODE == PrestartMode::Off { rig() } else { None }
 }
 
 fn gone(uid: u32, groups: &[PathBuf]) -> bool {
@@ -248,7 +248,7 @@ async fn a_hundred_sandboxes_made_at_once_all_work() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sandboxes_from_the_pool_are_as_good_and_are_not_left_behind() {
-    if MODE != Prestart::Off {
+    if MODE != PrestartMode::Off {
         return;
     }
     let Some(rig) = rig_with(|options| options.pool_size = 2) else { return };

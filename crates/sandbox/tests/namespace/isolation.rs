@@ -169,7 +169,7 @@ async fn processes_of_one_sandbox_see_each_other() {
     let second = spawn(&*sandbox, "echo ready; exec sleep 1001").await;
     second.wait_for("ready\n").await;
     // As an extension that counts the descriptors of the runtime does.
-    let names = "for p in $(pgrep sleep); do tr '\\0' ' ' < /proc/$p/cmdline; done";
+    let names = "until pgrep -fx 'sleep 1000' && pgrep -fx 'sleep 1001'; do :; done > /dev/null; for p in $(pgrep sleep); do tr '\\0' ' ' < /proc/$p/cmdline; done";
     assert_eq!(sh(&*sandbox, names).await.stdout, "sleep 1000 sleep 1001 ");
     assert_eq!(sh(&*sandbox, "ls /proc/$(pgrep -fx 'sleep 1001')/fd").await.stdout, "0\n1\n2\n");
     sandbox.kill_all().await;

@@ -11,4 +11,4 @@ mod rootless;
 mod support;
 
 /// How the first process of each sandbox is started.
-pub const MODE: sandbox::namespace::Prestart = sandbox::namespace::Prestart::Off;
+pub const MODE: sandbox::namespace::PrestartMode = sandbox::namespace::PrestartMode::Off;

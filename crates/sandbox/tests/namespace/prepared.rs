@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use sandbox::namespace::Prestart;
-use sandbox::{Backend, Bind, Exit, ProcessSpec, SandboxSpec};
+use sandbox::namespace::PrestartMode;
+use sandbox::{Backend, Bind, Exit, Prestart, ProcessSpec, SandboxSpec};
 
 use crate::support::{DEADLINE, Rig, eventually, process, python, read, rig_with, run, sh, spec, wait, waiter};
 
 fn rig() -> Option<Rig> {
-    rig_with(|options| options.prestart = Prestart::Exec)
+    rig_with(|options| options.prestart = PrestartMode::Exec)
 }
 
 fn waiting_spec(id: &str) -> SandboxSpec {
-    SandboxSpec { prestart: Some(waiter()), ..spec(id) }
+    SandboxSpec { prestart: Some(Prestart { process: waiter(), clonable: true }), ..spec(id) }
 }
 
 /// Runs a program in the process that waits.
@@ -105,7 +105,7 @@ print([(os.fstat(fd).st_uid == os.getuid(), fd) for fd in (1, 2)], os.readlink('
 async fn the_log_pipe_is_there_from_the_beginning() {
     let Some(rig) = rig() else { return };
     let mut spec = waiting_spec("log");
-    spec.prestart.as_mut().unwrap().log_fd_env = Some("LOG".into());
+    spec.prestart.as_mut().unwrap().process.log_fd_env = Some("LOG".into());
     prepared(&rig, &spec).await;
     let sandbox = rig.backend.create(spec).await.unwrap();
     let mut process =
@@ -159,7 +159,7 @@ async fn who_died_waiting_is_never_handed_out() {
 async fn a_program_that_does_not_wait_costs_no_cold_start() {
     let Some(rig) = rig() else { return };
     let mut spec = spec("no");
-    spec.prestart = Some(process(&["/bin/true"]));
+    spec.prestart = Some(Prestart { process: process(&["/bin/true"]), clonable: false });
     rig.backend.prepare(&spec).await.unwrap();
     let sandbox = tokio::time::timeout(DEADLINE, rig.backend.create(spec)).await.unwrap().unwrap();
     assert_eq!((sh(&*sandbox, "echo runs").await.stdout.as_str(), rig.backend.prepared()), ("runs\n", 0));

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sandbox::namespace::{Helper, Namespace, Options, Prestart};
+use sandbox::namespace::{Helper, Namespace, Options, PrestartMode};
 use sandbox::net::NetworkMode;
-use sandbox::{Backend, Bind, Exit, Process, ProcessId, ProcessSpec, RootFs, Sandbox, SandboxSpec, Usage};
+use sandbox::{Backend, Bind, Exit, Prestart, Process, ProcessId, ProcessSpec, RootFs, Sandbox, SandboxSpec, Usage};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
@@ -49,8 +49,8 @@ impl Rig {
 
     /// In the tests of a mode that starts processes ahead, one that was prepared.
     pub async fn sandbox_of(&self, mut spec: SandboxSpec) -> Box<dyn Sandbox> {
-        if MODE != Prestart::Off {
-            spec.prestart = Some(waiter());
+        if MODE != PrestartMode::Off {
+            spec.prestart = Some(Prestart { process: waiter(), clonable: true });
             self.backend.prepare(&spec).await.unwrap();
             eventually("a sandbox is prepared", || self.backend.prepared() > 0).await;
         }
@@ -140,7 +140,7 @@ pub async fn run(sandbox: &dyn Sandbox, spec: ProcessSpec) -> Output {
 
 /// The same program, by way of the process that was started ahead.
 pub fn led(spec: ProcessSpec) -> ProcessSpec {
-    if MODE == Prestart::Off || spec.log_fd_env.is_some() {
+    if MODE == PrestartMode::Off || spec.log_fd_env.is_some() {
         return spec;
     }
     let argv = serde_json::to_string(&spec.argv).unwrap();

@@ -15,4 +15,4 @@ mod process;
 mod support;
 
 /// How the first process of each sandbox is started.
-pub const MODE: sandbox::namespace::Prestart = sandbox::namespace::Prestart::Exec;
+pub const MODE: sandbox::namespace::PrestartMode = sandbox::namespace::PrestartMode::Exec;
