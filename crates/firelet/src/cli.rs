@@ -73,6 +73,16 @@ pub enum Isolation {
     Microvm,
 }
 
+/// Whether processes of runtimes are started before a function needs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Prestart {
+    /// In sandboxes that are kept prepared, each process by an exec of its own. Needs root.
+    Exec,
+    /// Every cold start begins from nothing.
+    Off,
+}
+
 /// What network functions have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -131,6 +141,9 @@ pub struct ServeOptions {
     /// Where execution environments run. [default: auto]
     #[arg(long, value_enum)]
     pub isolation: Option<Isolation>,
+    /// Whether runtimes are started before a function needs them, with namespaces. [default: exec]
+    #[arg(long, value_enum)]
+    pub prestart: Option<Prestart>,
     /// What network functions have. [default: nat as root, else host]
     #[arg(long, value_enum)]
     pub network: Option<Network>,

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::aws::{self, AwsSettings, EndpointSettings};
-use crate::cli::{Auth, Isolation, LogFormat, Network, ServeOptions};
+use crate::cli::{Auth, Isolation, LogFormat, Network, Prestart, ServeOptions};
 
 /// Everything that `firelet serve` can be told. Unknown keys in a file are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where execution environments run. Default: auto.
     pub isolation: Isolation,
+    /// Whether runtimes are started before a function needs them, with namespaces. Default: exec.
+    pub prestart: Prestart,
+    /// How many such sandboxes are kept.
+    pub prepared: Prepared,
     /// What network functions have. Default: nat as root, else host.
     pub network: Network,
     /// How the server's own log is written. Default: text.
@@ -73,6 +77,24 @@ pub struct MicroVm {
     pub agent: Option<PathBuf>,
 }
 
+/// Sandboxes that are kept prepared: as many of each runtime as cold starts ask for, within these bounds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Prepared {
+    /// Most of all runtimes together; 0 is as good as `prestart = "off"`. Default: 16.
+    pub count: u32,
+    /// Most memory that they may use together, in MiB. Default: 1,024.
+    pub memory_mib: u64,
+    /// After how many seconds without a cold start fewer are kept. Default: 600.
+    pub patience_secs: u64,
+}
+
+impl Default for Prepared {
+    fn default() -> Self {
+        Self { count: 16, memory_mib: 1_024, patience_secs: 600 }
+    }
+}
+
 /// Settings of `network = "nat"`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -94,6 +116,8 @@ impl Default for Config {
             allow_unauthenticated: false,
             data_dir: default_data_dir(),
             isolation: Isolation::Auto,
+            prestart: Prestart::Exec,
+            prepared: Prepared::default(),
             network: if root { Network::Nat } else { Network::Host },
             log_format: LogFormat::Text,
             account_id: "000000000000".to_owned(),
@@ -169,6 +193,7 @@ impl Config {
         self.allow_unauthenticated |= options.allow_unauthenticated;
         set(&mut self.data_dir, options.data_dir.as_ref());
         set(&mut self.isolation, options.isolation.as_ref());
+        set(&mut self.prestart, options.prestart.as_ref());
         set(&mut self.network, options.network.as_ref());
         set(&mut self.log_format, options.log_format.as_ref());
         set(&mut self.account_id, options.account_id.as_ref());
@@ -196,6 +221,9 @@ impl Config {
                  `firelet keys create`, or say --allow-unauthenticated as well",
                 self.listen
             );
+        }
+        if self.prepared.patience_secs == 0 {
+            bail!("prepared.patience_secs must be at least one second");
         }
         if self.idle_timeout_secs == 0 {
             bail!("the idle timeout must be at least one second");

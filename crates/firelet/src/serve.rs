@@ -17,8 +17,9 @@ use runtimes::Catalog;
 use sandbox::Backend;
 use sandbox::host::Loss;
 use sandbox::microvm::MicroVms;
-use sandbox::namespace::Namespace;
+use sandbox::namespace::{Namespace, PrestartMode};
 use sandbox::net::{NetOptions, NetworkMode};
+use sandbox::stock::Bounds;
 use store::{Blobs, FileBlobs, SqliteMetadata};
 use telemetry::metrics::Metrics;
 use telemetry::{LogOptions, LogStore};
@@ -27,7 +28,7 @@ use worker::{Credentials, IssueCredentials, Worker};
 use worker_manager::WorkerManager;
 
 use crate::aws;
-use crate::cli::{Auth, LogFormat, Network, ServeOptions};
+use crate::cli::{Auth, LogFormat, Network, Prestart, ServeOptions};
 use crate::config::Config;
 use crate::isolation::{self, Chosen};
 use crate::secrets::Secrets;
@@ -272,7 +273,17 @@ fn start_backend(config: &Config, chosen: Chosen) -> anyhow::Result<(Arc<dyn Bac
     match chosen {
         Chosen::Namespace => {
             let options = sandbox::namespace::Options::new(config.data_dir.join("tmp"));
-            let backend = Namespace::start(sandbox::namespace::Options { network, net, ..options })?;
+            let prestart = match config.prestart {
+                Prestart::Exec => PrestartMode::Exec,
+                Prestart::Off => PrestartMode::Off,
+            };
+            let prepared = Bounds {
+                count: config.prepared.count as usize,
+                bytes: config.prepared.memory_mib.saturating_mul(1 << 20),
+                patience: Duration::from_secs(config.prepared.patience_secs),
+            };
+            let options = sandbox::namespace::Options { network, net, prestart, prepared, ..options };
+            let backend = Namespace::start(options)?;
             let losses = backend.losses().to_vec();
             Ok((Arc::new(backend), losses))
         }

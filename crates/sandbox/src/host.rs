@@ -139,7 +139,7 @@ impl HostFacts {
         }
         if !self.administrator {
             losses.push(Loss::new(
-                "network of their own for sandboxes, disks for /tmp and separate users",
+                "network of their own for sandboxes, disks for /tmp, separate users and sandboxes that are prepared ahead",
                 if self.root {
                     "give this container CAP_SYS_ADMIN and CAP_NET_ADMIN (docker run --privileged)"
                 } else {

@@ -239,7 +239,7 @@ impl Namespace {
                 remedy: "run as root".into(),
             });
         }
-        let prepares = root && options.prestart != PrestartMode::Off;
+        let prepares = root && options.prestart != PrestartMode::Off && options.prepared.count > 0;
         if !root && options.prestart != PrestartMode::Off {
             losses.push(Loss {
                 what: "prepared sandboxes: every cold start is made from the beginning".into(),

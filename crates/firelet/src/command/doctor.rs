@@ -126,6 +126,15 @@ fn findings(facts: &HostFacts, catalog: &Catalog) -> Vec<Finding> {
         finding("namespaces", facts.can_isolate(), namespaces),
         finding("confinement", facts.seccomp && facts.landlock_abi.is_some(), format!("{seccomp}, {landlock}")),
         finding("network", facts.network.nft.is_some(), nat),
+        finding(
+            "cold starts",
+            facts.administrator,
+            yes(
+                facts.administrator,
+                "from sandboxes that are prepared, with their runtime started",
+                "from the beginning each: sandboxes are prepared as root only",
+            ),
+        ),
         finding("/tmp", disks, yes(disks, "disks of their own size", "tmpfs, counted against the function's memory")),
         finding("KVM", kvm_usable, kvm),
         finding(

@@ -13,7 +13,7 @@ use crate::MODE;
 use crate::support::{Rig, eventually, options, process, processes_of, rig, rig_with, sh, spawn, spec, uid_of};
 
 /// Control groups of the process with this number, wherever they are mounted.
-fn groups_of(pid: u32) -> Vec<PathBuf> {
+pub fn groups_of(pid: u32) -> Vec<PathBuf> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let names: Vec<&str> =
         text.lines().filter_map(|line| line.rsplit(':').next()).filter(|name| *name != "/").collect();

@@ -5,6 +5,7 @@ use std::path::Path;
 use sandbox::namespace::PrestartMode;
 use sandbox::{Backend, Bind, Exit, Prestart, ProcessSpec, SandboxSpec};
 
+use crate::ends::groups_of;
 use crate::support::{DEADLINE, Rig, eventually, process, python, read, rig_with, run, sh, spec, wait, waiter};
 
 fn rig() -> Option<Rig> {
@@ -197,6 +198,69 @@ async fn a_reset_ends_the_process_that_waits_too() {
         run(&*sandbox, handed("import os; print(len([n for n in os.listdir('/proc') if n.isdigit()]))")).await.stdout,
         "2\n"
     );
+    rig.end(sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_two_of_a_kind_have_drawn_the_same() {
+    let Some(rig) = rig() else { return };
+    let drawn = "
+import os, random, ssl, sys, uuid
+maps = [line.split('-')[0] for line in open('/proc/self/maps') if '[stack]' in line or 'libc.so' in line]
+print(random.random(), uuid.uuid4(), os.urandom(8).hex(), ssl.RAND_bytes(8).hex(), hash('x'), sep='\\n')
+print(*maps, sep='\\n')
+";
+    let mut seen = std::collections::HashSet::new();
+    for id in 0..6 {
+        let mut spec = waiting_spec(&format!("drawn-{id}"));
+        // Both imported before it is known for whom, as a runtime may.
+        let argv = &mut spec.prestart.as_mut().unwrap().process.argv;
+        let program = argv.last_mut().unwrap();
+        *program = format!("import random, ssl; random.random(); ssl.RAND_bytes(8)\n{program}");
+        let argv = argv.clone();
+        prepared(&rig, &spec).await;
+        let sandbox = rig.backend.create(spec).await.unwrap();
+        let output = run(&*sandbox, ProcessSpec { argv, ..handed(drawn) }).await;
+        let lines: Vec<&str> = output.stdout.lines().collect();
+        assert!(lines.len() >= 8, "{output:?}");
+        for line in lines {
+            // One mapping of a library begins where the last one ended; addresses of one process differ too.
+            assert!(seen.insert(line.to_owned()), "drawn twice: {line}");
+        }
+        sandbox.destroy().await;
+    }
+    rig.backend.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_waited_is_left_behind() {
+    let Some(rig) = rig() else { return };
+    let spec = waiting_spec("left");
+    // Wanted by several at once: more than one are kept.
+    let (one, two) = tokio::join!(rig.backend.create(spec.clone()), rig.backend.create(spec.clone()));
+    eventually("several are prepared", || rig.backend.prepared() >= 2).await;
+    let supervisor = rig.backend.supervisor_pid().unwrap();
+    let waiting: Vec<u32> = children(supervisor).iter().flat_map(|init| children(*init)).collect();
+    let groups: Vec<_> = waiting.iter().flat_map(|pid| groups_of(*pid)).collect();
+    assert!(waiting.len() >= 2, "{waiting:?}");
+    drop((one, two));
+    rig.backend.shutdown().await;
+    let ended = || waiting.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+    eventually("all processes and groups are gone", || ended() && groups.iter().all(|group| !group.exists())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_supervisor_takes_what_waited_with_it_and_nobody_gets_it() {
+    let Some(rig) = rig() else { return };
+    let spec = waiting_spec("killed");
+    prepared(&rig, &spec).await;
+    let supervisor = rig.backend.supervisor_pid().unwrap();
+    let waiting: Vec<u32> = children(supervisor).iter().flat_map(|init| children(*init)).collect();
+    let pid = rustix::process::Pid::from_raw(supervisor as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    eventually("it is gone", || waiting.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())).await;
+    let sandbox = rig.backend.create(spec).await.unwrap();
+    assert_eq!(run(&*sandbox, handed("print('runs')")).await.stdout, "runs\n");
     rig.end(sandbox).await;
 }
 
