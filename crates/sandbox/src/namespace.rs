@@ -12,6 +12,9 @@
 //! no root yet, are kept ready in a pool: that is half of the work. Everything made for a sandbox reaches init as a
 //! descriptor. Freezing and measuring go straight to the control group, which holds the tenants but not init.
 //!
+//! As root, sandboxes are also kept *prepared*: `Built` before anybody asks for them, with the first process started and waiting. The server attaches to them
+//! what it learns only later, and hands the environment to the process ([`prepared`]).
+//!
 //! What remains when something dies: if the server dies, the supervisor and every init read the end of their sockets,
 //! the inits exit, the kernel kills the rest, and the supervisor removes the control groups. If the supervisor dies, the
 //! kernel kills the inits (`PR_SET_PDEATHSIG`), and the next creation starts another. If both are killed at once, the kernel does the same, and only the empty
