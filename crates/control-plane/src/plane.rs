@@ -13,6 +13,7 @@ use aws_model::ApiError;
 use aws_model::arn::{FunctionRef, Qualifier, Realm};
 use store::{Blobs, CommitError, Digest, Metadata, StoreError};
 
+use crate::autoscaling::Autoscaling;
 use crate::mappings::Mappings;
 use crate::objects::Objects;
 use crate::record::{CodeSigning, Function, FunctionVersion, Layer, VersionId};
@@ -81,6 +82,7 @@ pub(crate) struct Inner {
     roles: Roles,
     pub layers: Shelf<Layer>,
     pub mappings: Mappings,
+    pub autoscaling: Autoscaling,
     functions: RwLock<BTreeMap<String, Stored>>,
     /// Of `functions`, and changed together with it.
     usage: Mutex<Usage>,
@@ -122,6 +124,7 @@ impl ControlPlane {
         let roles = Roles::open(Arc::clone(&metadata), settings.account_id.clone()).await?;
         let layers = Shelf::open(Arc::clone(&metadata), tables::LAYERS).await?;
         let mappings = Mappings::open(Arc::clone(&metadata)).await?;
+        let autoscaling = Autoscaling::open(Arc::clone(&metadata)).await?;
         let code_signing = Shelf::open(Arc::clone(&metadata), tables::CODE_SIGNING).await?;
         let inner = Inner {
             realm: Realm { region: settings.region, account: settings.account_id },
@@ -132,6 +135,7 @@ impl ControlPlane {
             roles,
             layers,
             mappings,
+            autoscaling,
             usage: Mutex::new(Usage::of(functions.values().map(|stored| stored.function.as_ref()))),
             functions: RwLock::new(functions),
             stripes: (0..STRIPES).map(|_| Arc::default()).collect(),

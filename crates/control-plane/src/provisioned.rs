@@ -71,6 +71,18 @@ impl Function {
         counts
     }
 
+    /// What a setting asks for, 0 where there is none, and what is there of it.
+    pub(crate) fn provisioned_of(
+        &self,
+        scope: &Scope,
+        live: impl Fn(&FunctionVersion) -> LiveConcurrency,
+    ) -> (u32, LiveConcurrency) {
+        match self.attached.provisioned.get(scope) {
+            Some(setting) => (setting.requested, sum(self, scope, *setting, live)),
+            None => (0, LiveConcurrency::default()),
+        }
+    }
+
     /// Whether a version has environments of another setting than that of `scope`.
     fn is_provisioned_beside(&self, number: u64, scope: &Scope) -> bool {
         let others = self.attached.provisioned.iter().filter(|(other, _)| *other != scope);
@@ -230,6 +242,13 @@ impl ControlPlane {
             Ok(Some(function))
         };
         Ok(self.mutate(&target.name, None, judge).await?.provisions(None))
+    }
+
+    /// How many environments of a version are to be kept ready now.
+    pub fn provisioned_count(&self, version: &FunctionVersion) -> u32 {
+        let VersionId::Number(number) = version.id else { return 0 };
+        let function = self.function(&version.function);
+        function.and_then(|function| function.provisions().get(&number).copied()).unwrap_or_default()
     }
 
     /// All environments that are to be kept ready: what has to be carried out after a restart.

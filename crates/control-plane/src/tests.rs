@@ -2,6 +2,7 @@
 
 mod aliases;
 mod attachments;
+mod autoscaling;
 mod concurrency;
 mod durability;
 mod functions;

@@ -69,7 +69,7 @@ pub struct Tracker {
 
 impl Tracker {
     pub fn new(now: Timestamp) -> Self {
-        Self { points: VecDeque::new(), current: None, unready: now, out: None, back: None }
+        Self { points: VecDeque::new(), current: None, unready: Timestamp(now.0 - 1), out: None, back: None }
     }
 
     /// Not all environments are there that were asked for, or nobody knows.
@@ -108,19 +108,19 @@ impl Tracker {
     /// What the policies make of the minutes so far; asked once a minute. `current` is the capacity as it is set.
     pub fn judge(&self, target: &Target, current: u32, now: Timestamp) -> Option<Wish> {
         // A point from before the last change says nothing of the capacity that is there now.
-        if current == 0 || self.points.back()?.minute * MINUTE < self.unready.0 {
+        if current == 0 || !self.is_fresh(self.points.back()?) {
             return None;
         }
-        let highest = |wishes: Vec<(u32, &String)>| wishes.into_iter().max_by_key(|(desired, _)| *desired);
         let policies = target.policies.iter();
         let outs = policies.clone().filter_map(|(name, policy)| Some((self.more(policy, current)?, name)));
-        if let Some((desired, policy)) = highest(outs.collect()) {
+        if let Some((desired, policy)) = outs.max_by_key(|(desired, _)| *desired) {
             return self.scale_out(target, current, desired, policy, now);
         }
         // Capacity goes only when all that may take some away agree.
         let ins = policies.filter(|(_, policy)| policy.disable_in != Some(true));
         let ins = ins.map(|(name, policy)| Some((self.less(policy, current)?, name)));
-        let (desired, policy) = highest(ins.collect::<Option<Vec<_>>>()?)?;
+        let ins = ins.collect::<Option<Vec<_>>>()?;
+        let (desired, policy) = ins.into_iter().max_by_key(|(desired, _)| *desired)?;
         self.scale_in(target, current, desired, policy, now)
     }
 
@@ -144,9 +144,17 @@ impl Tracker {
 
     /// The capacity that a policy's low alarm asks for, if it is on: enough for the busiest of its minutes.
     fn less(&self, policy: &Policy, current: u32) -> Option<u32> {
+        if !self.points.iter().all(|point| self.is_fresh(point)) {
+            return None;
+        }
         let values = self.values(policy, LOW_POINTS)?;
         let on = values.iter().all(|value| *value < policy.target_value * LOW);
         on.then(|| capacity(current, values.iter().copied().fold(0.0, f64::max), policy.target_value))?
+    }
+
+    /// Whether a point is of the capacity that is there now.
+    fn is_fresh(&self, point: &Point) -> bool {
+        point.minute * MINUTE > self.unready.0
     }
 
     /// The last values of a policy's metric, if there are as many.

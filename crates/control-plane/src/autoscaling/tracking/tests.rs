@@ -107,10 +107,10 @@ fn fifteen_minutes_below_scale_in_to_what_the_busiest_needs() {
     assert_eq!(seen, [20; 15]);
     // 4 in use, at half: 8.
     assert_eq!(world.minute(1), set(8, Alarm::Low));
-    // Not again before the busy minute is forgotten; then to the floor.
-    let later = world.minutes(8, 1);
-    assert_eq!(later.last(), Some(&2));
-    assert_eq!(world.minutes(3, 1), [2; 3]);
+    // Not again before there are fifteen minutes of the new capacity; then to the floor.
+    assert_eq!(world.minutes(15, 1), [8; 15]);
+    assert_eq!(world.minute(1), set(2, Alarm::Low));
+    assert_eq!(world.minutes(30, 1), [2; 30]);
 }
 
 #[test]
