@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use aws_model::ApiError;
 use control_plane::record::{Code, FunctionVersion, Timestamp, VersionId};
 use control_plane::sessions::Sessions;
-use control_plane::{ControlPlane, Failure, FailureCode, LiveConcurrency, Provision, Work};
+use control_plane::{ControlPlane, Failure, FailureCode, LiveConcurrency, Work};
 use telemetry::LogStore;
 use telemetry::metrics::Metrics;
 use tokio::sync::watch;
@@ -35,9 +35,9 @@ pub(crate) struct App {
     pub(crate) sessions: Arc<Sessions>,
     /// Who calls services that are kept elsewhere.
     pub(crate) upstream: Option<aws_client::Client>,
-    specs: Specs,
+    pub(crate) specs: Specs,
     /// Held while the workers are told of a concurrency setting, so that the last word is the newest.
-    telling: Mutex<()>,
+    pub(crate) telling: Mutex<()>,
     completed: watch::Sender<()>,
     stopping: watch::Sender<bool>,
 }
@@ -132,16 +132,6 @@ impl App {
         LiveConcurrency { allocated: status.allocated, available: status.available, failed: status.init_failed }
     }
 
-    /// Has a provisioned-concurrency setting carried out.
-    pub(crate) fn provision(&self, provision: &Provision) {
-        match self.spec(&provision.version) {
-            Ok(spec) => self.workers.set_provisioned(&spec, provision.count),
-            Err(error) => {
-                tracing::error!(function = provision.version.qualified_arn(), %error, "cannot provision concurrency");
-            }
-        }
-    }
-
     /// Tells the workers how much of the account's concurrency belongs to a function, if it is there.
     pub(crate) fn tell_concurrency(&self, function: &str) {
         let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,9 +154,8 @@ impl App {
         for work in self.control_plane.pending_work() {
             self.prepare(work);
         }
-        for provision in self.control_plane.provisions() {
-            self.provision(&provision);
-        }
+        self.provision_all(&self.control_plane.provisions());
+        tokio::spawn(crate::autoscaling::drive(Arc::clone(self)));
     }
 
     /// Prepares the code of a new or updated function in the background, then lets it take effect.

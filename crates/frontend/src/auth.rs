@@ -25,7 +25,7 @@ pub(crate) use denial::Denial;
 
 use crate::body::{self, BodyError, RequestBody};
 use crate::dispatch::MAX_SIDE_BODY;
-use crate::{lambda, local};
+use crate::{autoscaling, lambda, local};
 
 /// Signing keys kept ready; with more, all are dropped and derived again as they are needed.
 const MAX_SIGNING_KEYS: usize = 4_096;
@@ -70,6 +70,7 @@ impl Caller {
 pub(crate) enum Target {
     Lambda,
     Logs,
+    Autoscaling,
     /// IAM or STS.
     Query,
 }
@@ -77,8 +78,13 @@ pub(crate) enum Target {
 impl Target {
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
         match (request.uri().path(), request.method()) {
-            ("/", &Method::POST) if request.headers().contains_key("x-amz-target") => Self::Logs,
-            ("/", &Method::POST) => Self::Query,
+            ("/", &Method::POST) => match request.headers().get("x-amz-target") {
+                Some(target) if target.as_bytes().starts_with(autoscaling::TARGET_PREFIX.as_bytes()) => {
+                    Self::Autoscaling
+                }
+                Some(_) => Self::Logs,
+                None => Self::Query,
+            },
             _ => Self::Lambda,
         }
     }
@@ -198,6 +204,7 @@ impl Auth {
             (Target::Query, _, "us-east-1") => ("sts", "us-east-1"),
             (Target::Query, ..) => ("sts", realm.region.as_str()),
             (Target::Logs, ..) => ("logs", realm.region.as_str()),
+            (Target::Autoscaling, ..) => (autoscaling::SERVICE, realm.region.as_str()),
             (Target::Lambda, ..) => ("lambda", realm.region.as_str()),
         };
         claim.judge(head, region, service, now)?;
@@ -267,7 +274,7 @@ fn head<'a>(method: &'a Method, uri: &'a Uri, headers: &'a [(&'a str, &'a str)])
 /// Largest body that the request may have, in bytes.
 fn limit(request: &Request<Incoming>) -> u64 {
     match Target::of(request) {
-        Target::Logs | Target::Query => MAX_SIDE_BODY,
+        Target::Logs | Target::Autoscaling | Target::Query => MAX_SIDE_BODY,
         Target::Lambda if request.uri().path().starts_with(local::PREFIX) => 0,
         Target::Lambda if request.uri().path() == local::METRICS_PATH => 0,
         Target::Lambda => {

@@ -14,7 +14,7 @@ use crate::auth::{Caller, Denial, Identity, Target, permit};
 use crate::body::{self, BodyError, RequestBody};
 use crate::query::{Form, QueryError};
 use crate::reply::Reply;
-use crate::{iam, lambda, local, logs, query, sts, upstream};
+use crate::{autoscaling, iam, lambda, local, logs, query, sts, upstream};
 
 const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 
@@ -71,6 +71,12 @@ impl App {
             Err(error) => return unreadable(&error, target.is_some(), request_id),
         };
         let upstream = |service| upstream::forward(self.upstream.as_ref(), service, &head, &body, request_id);
+        if let Some(target) = target.as_deref().filter(|target| target.starts_with(autoscaling::TARGET_PREFIX)) {
+            return match permit::autoscaling(self, caller.as_ref(), target, &body) {
+                Ok(()) => autoscaling::dispatch(self, target, &body).await,
+                Err(denial) => denial.reply(Target::Autoscaling, request_id),
+            };
+        }
         if let Some(target) = target {
             let operation = target.rsplit('.').next().unwrap_or_default();
             if let Err(denial) = permit::logs(self, caller.as_ref(), operation, &body) {

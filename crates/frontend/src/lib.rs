@@ -1,4 +1,5 @@
-//! HTTP: the Lambda API, invoke, and the side services that tools call (STS, IAM roles, CloudWatch Logs).
+//! HTTP: the Lambda API, invoke, and the side services that tools call (STS, IAM roles, CloudWatch Logs, Application Auto
+//! Scaling).
 //!
 //! Owns the wire: requests are read, decided elsewhere ([`control_plane`] for what functions are, [`worker_manager`]
 //! for who runs them) and answered as AWS answers. One listener serves every service, told apart by path and headers:
@@ -7,6 +8,7 @@
 //! |---|---|
 //! | a path of the Lambda API | Lambda, REST and JSON |
 //! | `POST /` with `X-Amz-Target: Logs_20140328.*` | CloudWatch Logs, JSON 1.1 |
+//! | `POST /` with `X-Amz-Target: AnyScaleFrontendService.*` | Application Auto Scaling, JSON 1.1 |
 //! | `POST /` with `Action=` and `Version=2010-05-08` | IAM, query protocol |
 //! | `POST /` with `Action=` and `Version=2011-06-15` | STS, query protocol |
 //! | `GET /metrics` | figures for Prometheus |
@@ -16,6 +18,7 @@
 
 mod app;
 mod auth;
+mod autoscaling;
 mod body;
 mod dispatch;
 mod figures;
@@ -24,6 +27,7 @@ mod lambda;
 mod local;
 mod logs;
 mod objects;
+mod provision;
 mod query;
 mod reply;
 mod server;

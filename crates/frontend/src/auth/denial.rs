@@ -101,7 +101,7 @@ impl Denial {
     pub(crate) fn reply(&self, target: Target, request_id: &str) -> Reply {
         let Words { lambda, query: (code, status), message } = self.words();
         match target {
-            Target::Logs => LogsError::new(400, lambda, message).reply(),
+            Target::Logs | Target::Autoscaling => LogsError::new(400, lambda, message).reply(),
             Target::Query => QueryError::new(status, code, message).reply(query::STS, request_id),
             Target::Lambda => api_error(&match self {
                 Self::Missing => ApiError::missing_authentication_token(message),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use aws_model::arn::{NameParts, Realm};
 use aws_model::{ApiError, Operation, Routed, query_pairs};
 use control_plane::authorization::{Access, Context, Who};
+use control_plane::autoscaling::record::Resource;
 use control_plane::record::{Function, Scope};
 use control_plane::roles::Role;
 use hyper::Request;
@@ -12,6 +13,7 @@ use serde::Deserialize;
 
 use super::{Caller, Denial, Identity};
 use crate::app::App;
+use crate::autoscaling::{SERVICE, TARGET_PREFIX};
 use crate::body::RequestBody;
 use crate::query::Form;
 
@@ -33,6 +35,15 @@ struct LogNames {
     log_group_name: Option<String>,
     log_group_identifier: Option<String>,
     log_stream_name: Option<String>,
+}
+
+/// Members of a request to Application Auto Scaling that name its resource.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ScalingNames {
+    resource_id: Option<String>,
+    #[serde(rename = "ResourceARN")]
+    resource_arn: Option<String>,
 }
 
 impl Identity {
@@ -173,6 +184,25 @@ pub(crate) fn logs(app: &App, caller: Option<&Caller>, operation: &str, body: &[
     let stream = names.log_stream_name.unwrap_or_default();
     let resource = format!("arn:aws:logs:{}:{}:log-group:{group}:log-stream:{stream}", realm.region, realm.account);
     side(app, caller, &format!("logs:{operation}"), &resource)
+}
+
+/// Whether the caller may do what a request to Application Auto Scaling asks for. Who registers a target also needs to be
+/// allowed what the target will do.
+pub(crate) fn autoscaling(app: &App, caller: Option<&Caller>, target: &str, body: &[u8]) -> Result<(), Denial> {
+    let operation = target.strip_prefix(TARGET_PREFIX).unwrap_or_default();
+    let names: ScalingNames = serde_json::from_slice(body).unwrap_or_default();
+    let resource = names.resource_id.as_deref().and_then(Resource::parse);
+    let plane = &app.control_plane;
+    let registered = resource.as_ref().and_then(|resource| plane.scalable_target(resource));
+    let arn = registered.map(|target| plane.scalable_target_arn(&target)).or(names.resource_arn);
+    side(app, caller, &format!("{SERVICE}:{operation}"), arn.as_deref().unwrap_or("*"))?;
+    match resource.filter(|_| operation == "RegisterScalableTarget") {
+        Some(Resource { function, qualifier }) => {
+            let arn = plane.realm().function_arn(&function, Some(&qualifier));
+            side(app, caller, "lambda:PutProvisionedConcurrencyConfig", &arn)
+        }
+        None => Ok(()),
+    }
 }
 
 fn side(app: &App, caller: Option<&Caller>, action: &str, resource: &str) -> Result<(), Denial> {

@@ -1,5 +1,7 @@
 //! Aliases.
 
+use std::sync::Arc;
+
 use aws_model::ApiError;
 
 use super::{Input, concurrency};
@@ -14,9 +16,9 @@ pub(super) fn get(app: &App, input: &Input) -> Result<Reply, ApiError> {
     Ok(input.answer(&app.control_plane.get_alias(&input.decode()?)?))
 }
 
-pub(super) async fn update(app: &App, input: &Input) -> Result<Reply, ApiError> {
+pub(super) async fn update(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
     let (answer, provisions) = app.control_plane.update_alias(&input.decode()?).await?;
-    provisions.iter().for_each(|provision| app.provision(provision));
+    app.provision_all(&provisions);
     Ok(input.answer(&answer))
 }
 
@@ -24,9 +26,9 @@ pub(super) fn list(app: &App, input: &Input) -> Result<Reply, ApiError> {
     Ok(input.answer(&app.control_plane.list_aliases(&input.decode()?)?))
 }
 
-pub(super) async fn delete(app: &App, input: &Input) -> Result<Reply, ApiError> {
+pub(super) async fn delete(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
     let provisions = app.control_plane.delete_alias(&input.decode()?).await?;
     concurrency::tell(app, input);
-    provisions.iter().for_each(|provision| app.provision(provision));
+    app.provision_all(&provisions);
     Ok(input.answer(&()))
 }
