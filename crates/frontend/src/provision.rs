@@ -19,8 +19,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// many of them.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// How long old environments may take to go, until new ones that found no room are tried again.
-const LEAVE: Duration = Duration::from_secs(10);
+/// Waits until new environments that found no room beside the old ones are tried again: those take a moment to go.
+const LEAVE: [Duration; 4] =
+    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(4)];
 
 /// How long after a failure environments are tried again for the first time; each time the wait doubles.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
@@ -47,11 +48,13 @@ impl App {
     async fn hand_over(self: Arc<Self>, new: Vec<Arc<FunctionVersion>>, old: Vec<Arc<FunctionVersion>>) {
         self.until(PATIENCE, || new.iter().all(|version| self.is_settled(version))).await;
         old.iter().for_each(|version| self.provision(version));
-        let failed: Vec<_> = new.iter().filter(|version| self.live(version).failed).collect();
-        if !failed.is_empty() {
-            // For some there may have been no room beside the old ones.
-            self.until(LEAVE, || old.iter().all(|version| self.is_settled(version))).await;
-            failed.into_iter().for_each(|version| self.provision(version));
+        for wait in LEAVE {
+            if !new.iter().any(|version| self.live(version).failed) {
+                return;
+            }
+            tokio::time::sleep(wait).await;
+            new.iter().filter(|version| self.live(version).failed).for_each(|version| self.provision(version));
+            self.until(PATIENCE, || new.iter().all(|version| self.is_settled(version))).await;
         }
     }
 

@@ -42,9 +42,10 @@ impl Activity {
         self.ended(Status::Unfulfilled, "The capacity stays what it is.".to_owned(), now)
     }
 
-    /// Keys in the order of which the newest comes first.
+    /// Keys in the order of which the newest comes first; a capacity after the bounds that it was set for.
     fn key(&self) -> String {
-        format!("{:020}-{}", i64::MAX - self.start.0, self.id)
+        let rank = if self.desired.is_some() { 0 } else { 1 };
+        format!("{:020}-{rank}-{}", i64::MAX - self.start.0, self.id)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Schedules against moments that a calendar gives.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn moment_of(text: &str) -> Timestamp {
@@ -135,4 +137,28 @@ fn a_day_that_never_comes_has_no_moments() {
     let schedule = Schedule::parse("cron(0 0 30 2 ? *)", None).unwrap();
     assert_eq!(schedule.next(moment_of("2026-01-01T00:00:00Z"), OPEN), None);
     assert_eq!(schedule.last(moment_of("2026-01-01T00:00:00Z"), OPEN), None);
+}
+
+proptest! {
+    /// Whatever is read, its moments lie where they were looked for.
+    #[test]
+    fn moments_are_on_their_side(
+        text in "(cron\\([0-9*?LW#/, A-C-]{0,12} [0-9*/,-]{1,6} [0-9*?LW]{1,4} [0-9A-Z*/-]{1,6} [0-9?L#SUNFRI-]{1,5} [0-9*/-]{1,9}\\)|at\\([0-9T:-]{0,20}\\)|rate\\([0-9]{1,8} (minute|hours|days)\\)|.{0,40})",
+        zone in prop::sample::select(vec!["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Apia"]),
+        now in 1_600_000_000_000_i64..2_500_000_000_000,
+        end in prop::option::of(1_600_000_000_000_i64..2_500_000_000_000),
+    ) {
+        let Ok(schedule) = Schedule::parse(&text, Some(zone)) else { return Ok(()) };
+        let (now, end) = (Timestamp(now), end.map(Timestamp));
+        let bounds = Bounds { created: Timestamp(0), start: None, end };
+        if let Some(next) = schedule.next(now, bounds) {
+            prop_assert!(next > now);
+            prop_assert_eq!(schedule.last(next, bounds), Some(next));
+            prop_assert!(schedule.is_once() || end.is_none_or(|end| next <= end));
+        }
+        if let Some(last) = schedule.last(now, bounds) {
+            prop_assert!(last <= now);
+            prop_assert!(schedule.next(last, bounds).is_none_or(|next| next > now || end.is_some_and(|end| now > end)));
+        }
+    }
 }
