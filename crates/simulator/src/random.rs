@@ -1,6 +1,6 @@
 //! Random numbers by seed, and the distributions that workloads are made of.
 
-/// A source of random numbers; the same seed gives the same numbers on every machine.
+/// A source of random numbers; the same seed gives the same numbers each time.
 #[derive(Debug, Clone)]
 pub struct Random(fastrand::Rng);
 

@@ -250,3 +250,28 @@ fn a_directory_without_the_data_set_is_refused() {
     assert!(error.starts_with("no invocations_per_function_md.anon.dXX.csv in "), "{error}");
     assert!(error.ends_with("; unpack the whole Azure Functions data set of 2019 there"), "{error}");
 }
+
+/// docs/simulation.md says how the small trace was made: whoever changes the generator sees that here, and makes it again.
+#[test]
+fn the_small_trace_is_what_the_generator_makes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("traces/small.csv");
+    let kept = azure2021::read(&path, None, 3, &Assumptions::default()).unwrap();
+    let made = generated::generate(&generated::Options {
+        functions: 40,
+        length: 8 * HOUR,
+        max_rate: 0.004,
+        seed: 3,
+        assumptions: Assumptions::default(),
+    });
+    let micros = |trace: &Trace| {
+        let named = |a: Arrival| (trace.functions[a.function as usize].name.clone(), a.at.as_micros() as i64);
+        trace.arrivals().map(named).collect::<Vec<_>>()
+    };
+    let (kept, made) = (micros(&kept), micros(&made));
+    assert_eq!(kept.len(), made.len());
+    for ((kept, at), (made, wanted)) in kept.iter().zip(&made) {
+        assert_eq!(*kept, format!("{made}/{made}"));
+        // The file has whole microseconds, and mathematical libraries differ in the last digit.
+        assert!((at - wanted).abs() < 1_000, "{kept} at {at}, not at {wanted}");
+    }
+}
