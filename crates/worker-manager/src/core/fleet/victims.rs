@@ -2,14 +2,17 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Host, Key, Seat};
+use super::books::Host;
+use super::{Fleet, Key, Seat};
 use crate::core::placement::{Load, Size};
 
-/// The environments of a worker that may be given up, by what they were worth when last looked at. An environment's
-/// worth grows when it is used and at no other time, so the order is corrected from the front as far as it is looked at.
+/// The environments of a worker that may be given up, by what they were worth when last looked at; busy ones by what they
+/// would be worth next. What they are worth grows with each use, so it is enough to correct the order from the front,
+/// as far as it is looked at.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     heap: BinaryHeap<Reverse<Candidate>>,
@@ -19,13 +22,20 @@ pub(super) struct Candidates {
 
 #[derive(Debug)]
 struct Candidate {
-    worth: (u64, u64, Key),
+    worth: Worth,
     seat: Arc<Seat>,
 }
 
 impl Candidates {
-    pub(super) fn push(&mut self, seat: Arc<Seat>) {
+    /// One that is idle.
+    fn push(&mut self, seat: Arc<Seat>) {
         self.heap.push(Reverse(Candidate { worth: worth(&seat), seat }));
+    }
+
+    /// One that is busy, or may be.
+    pub(super) fn push_busy(&mut self, seat: Arc<Seat>, clock: &AtomicU64) {
+        let (_, since, key) = worth(&seat);
+        self.heap.push(Reverse(Candidate { worth: (seat.next_worth(clock), since, key), seat }));
     }
 
     /// One of them has left; it is taken out when there are many.
@@ -37,43 +47,56 @@ impl Candidates {
         }
     }
 
-    /// Takes out the least valuable one that is idle. Busy ones go to `busy`, to be put back.
-    fn pop_idle(&mut self, busy: &mut Vec<Arc<Seat>>) -> Option<Arc<Seat>> {
+    /// What the least valuable one that is idle is worth; it is in front then. Busy ones go to `busy`, to be put back.
+    fn first(&mut self, busy: &mut Vec<Arc<Seat>>) -> Option<Worth> {
         loop {
-            let Reverse(candidate) = self.heap.pop()?;
+            let mut front = self.heap.peek_mut()?;
+            let Reverse(candidate) = &mut *front;
             if has_left(&candidate.seat) {
-                continue;
-            }
-            if !candidate.seat.idle.load(Ordering::Relaxed) {
+                PeekMut::pop(front);
+            } else if !candidate.seat.idle.load(Ordering::Relaxed) {
+                let Reverse(candidate) = PeekMut::pop(front);
                 busy.push(candidate.seat);
-            } else if worth(&candidate.seat) == candidate.worth {
-                return Some(candidate.seat);
             } else {
-                self.push(candidate.seat);
+                let now = worth(&candidate.seat);
+                if candidate.worth == now {
+                    return Some(now);
+                }
+                candidate.worth = now;
             }
         }
+    }
+
+    /// Takes out the least valuable one that is idle.
+    fn pop_idle(&mut self, busy: &mut Vec<Arc<Seat>>) -> Option<Arc<Seat>> {
+        self.first(busy)?;
+        self.heap.pop().map(|Reverse(candidate)| candidate.seat)
     }
 }
 
 /// The worker that loses the least, and the environments on it that have to go for `size`. They are no candidates any
 /// more.
-pub(super) fn choose(hosts: &mut [Host], idle: &[AtomicU32], size: Size) -> Option<Vec<Arc<Seat>>> {
+pub(super) fn choose(hosts: &mut [Host], fleet: &Fleet, size: Size) -> Option<Vec<Arc<Seat>>> {
     let mut busy = Vec::new();
-    let mut order: Vec<((u64, u64, Key), usize)> = Vec::new();
+    let mut open: Vec<(Worth, usize)> = Vec::new();
     for (index, host) in hosts.iter_mut().enumerate() {
         let fits_when_empty = Load::default().has_room(&host.limits, size);
-        if !fits_when_empty || idle[index].load(Ordering::Relaxed) == 0 {
-            continue;
-        }
-        if let Some(first) = host.candidates.pop_idle(&mut busy) {
-            order.push((worth(&first), index));
-            host.candidates.push(first);
+        if fits_when_empty
+            && fleet.idle[index].load(Ordering::Relaxed) > 0
+            && let Some(first) = host.candidates.first(&mut busy)
+        {
+            open.push((first, index));
         }
     }
-    order.sort_unstable();
-    let chosen = order.into_iter().find_map(|(_, index)| enough(&mut hosts[index], size, &mut busy));
+    let mut chosen = None;
+    while chosen.is_none()
+        && let Some(at) = (0..open.len()).min_by_key(|at| open[*at].0)
+    {
+        let (_, index) = open.swap_remove(at);
+        chosen = enough(&mut hosts[index], size, &mut busy);
+    }
     for seat in busy {
-        hosts[seat.worker].candidates.push(seat);
+        hosts[seat.worker].candidates.push_busy(seat, &fleet.clock);
     }
     chosen
 }
@@ -97,8 +120,10 @@ fn has_left(seat: &Seat) -> bool {
     seat.leaving.load(Ordering::Relaxed)
 }
 
-/// What comes first goes first.
-fn worth(seat: &Seat) -> (u64, u64, Key) {
+/// What comes first goes first: by worth, and the longest idle of those that are worth the same.
+type Worth = (u64, u64, Key);
+
+fn worth(seat: &Seat) -> Worth {
     (seat.worth.load(Ordering::Relaxed), seat.since.load(Ordering::Relaxed), seat.key())
 }
 

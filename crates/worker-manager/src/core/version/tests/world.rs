@@ -35,10 +35,14 @@ struct World {
     now: Instant,
     /// By version; in which phase, on which worker, for which requests.
     environments: BTreeMap<(usize, EnvironmentId), (Phase, usize, Vec<RequestId>)>,
+    /// Those that may not be given up.
+    provisioned: HashSet<(usize, EnvironmentId)>,
     tells: VecDeque<(usize, Told)>,
     next_request: u64,
     waiting: HashSet<(usize, RequestId)>,
     started: Vec<u32>,
+    /// When versions are to be woken; they are at no other time.
+    alarms: [Option<Instant>; VERSIONS],
     /// Versions that have been told to end.
     ended: bool,
 }
@@ -81,10 +85,12 @@ impl World {
             begin,
             now: begin,
             environments: BTreeMap::new(),
+            provisioned: HashSet::new(),
             tells: VecDeque::new(),
             next_request: 0,
             waiting: HashSet::new(),
             started,
+            alarms: [None; VERSIONS],
             ended: false,
         }
     }
@@ -111,6 +117,9 @@ impl World {
                     prop_assert!(self.environments.insert((version, id), environment).is_none());
                     prop_assert!(!self.ended);
                     self.started[function(version)] += u32::from(purpose != Purpose::Provisioned);
+                    if purpose == Purpose::Provisioned {
+                        self.provisioned.insert((version, id));
+                    }
                 }
                 Action::Retire(id) => match self.environments.get_mut(&(version, id)) {
                     Some((phase @ (Phase::Starting | Phase::Up(0, 0)), _, _)) => *phase = Phase::Leaving,
@@ -128,7 +137,10 @@ impl World {
                     let to = self.versions.iter().position(|version| version.id() == to);
                     self.tells.push_back((to.expect("a version"), told));
                 }
-                Action::WakeAt(at) => prop_assert!(at > self.begin),
+                Action::WakeAt(at) => {
+                    prop_assert!(self.alarms[version].is_none_or(|alarm| at < alarm), "later than asked before");
+                    self.alarms[version] = Some(at);
+                }
             }
         }
         self.check()
@@ -240,10 +252,7 @@ impl World {
                 None => Ok(()),
             },
             Happening::Told(at) => self.tell(at.index(self.tells.len().max(1))),
-            Happening::Pass(time) => {
-                self.now += time;
-                (0..VERSIONS).try_for_each(|version| self.step(version, Event::Tick))
-            }
+            Happening::Pass(time) => self.pass(time),
             Happening::Provision(version, count) => self.step(version, Event::SetProvisioned(count)),
             Happening::Concurrency(version, concurrency) => {
                 self.functions[function(version)].set_concurrency(concurrency);
@@ -253,17 +262,50 @@ impl World {
         }
     }
 
+    fn pass(&mut self, time: Duration) -> Result<(), TestCaseError> {
+        self.now += time;
+        for version in 0..VERSIONS {
+            if self.alarms[version].is_some_and(|alarm| alarm <= self.now) {
+                self.alarms[version] = None;
+                self.step(version, Event::Tick)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// When everything has been said and nothing is ending, nobody waits for a place that there is or could be.
+    fn check_nobody_starves(&self) -> Result<(), TestCaseError> {
+        if self.environments.values().any(|(phase, _, _)| *phase == Phase::Leaving) {
+            return Ok(());
+        }
+        let wanting = (0..VERSIONS).filter(|version| self.versions[*version].figures().wanted > 0);
+        for version in wanting {
+            for (worker, limits) in self.limits.iter().enumerate() {
+                let stays = self.environments.iter().filter(|(key, (phase, on, _))| {
+                    *on == worker && (*phase != Phase::Up(0, 0) || self.provisioned.contains(key))
+                });
+                let (count, memory) = stays.fold((0, 0), |(count, memory), ((version, _), _)| {
+                    (count + 1, memory + u64::from(size(*version).memory_mb))
+                });
+                let fits =
+                    count < limits.environments && memory + u64::from(size(version).memory_mb) <= limits.memory_mb;
+                prop_assert!(!fits, "version {version} waits, though worker {worker} could take it");
+            }
+        }
+        Ok(())
+    }
+
     /// From now on all goes well: whoever waits is answered.
     fn settle_down(&mut self) -> Result<(), TestCaseError> {
         for _ in 0..500 {
             while !self.tells.is_empty() {
                 self.tell(0)?;
             }
+            self.check_nobody_starves()?;
             if self.waiting.is_empty() && !self.environments.values().any(|(phase, _, _)| *phase == Phase::Leaving) {
                 return Ok(());
             }
-            self.now += Duration::from_millis(30);
-            (0..VERSIONS).try_for_each(|version| self.step(version, Event::Tick))?;
+            self.pass(Duration::from_millis(30))?;
             let now: Vec<_> = self.environments.iter().map(|(key, (phase, _, _))| (*key, *phase)).collect();
             for (environment, phase) in now {
                 match phase {
@@ -275,6 +317,27 @@ impl World {
             }
         }
         prop_assert!(false, "still without an answer: {:?}", self.waiting);
+        Ok(())
+    }
+
+    /// From now on nobody comes: what is idle goes when its time is over, and nothing else happens.
+    fn fade(&mut self) -> Result<(), TestCaseError> {
+        for _ in 0..500 {
+            let Some(next) = self.alarms.iter().flatten().min().copied() else { break };
+            self.pass(next.saturating_duration_since(self.now))?;
+            self.settle_down()?;
+            let starting: Vec<_> = self
+                .environments
+                .iter()
+                .filter(|(_, (phase, _, _))| *phase == Phase::Starting)
+                .map(|(key, _)| *key)
+                .collect();
+            starting.into_iter().try_for_each(|environment| self.ready(environment, Initialized::Yes))?;
+        }
+        for version in &self.versions {
+            let figures = version.figures();
+            prop_assert_eq!(figures.idle, figures.provisioned.available, "some idle ones are never let go");
+        }
         Ok(())
     }
 
@@ -364,6 +427,7 @@ proptest! {
             world.happen(happening)?;
         }
         world.settle_down()?;
+        world.fade()?;
         world.end()?;
     }
 }
