@@ -1,6 +1,7 @@
 //! Compiles the Java bootstrap, so that hosts need only a Java runtime and not a compiler.
 //!
-//! Without a `javac` of release 11 or newer the build goes on, and the catalog says why Java is not available.
+//! Without a `javac` of release 11 or newer the build goes on, and the catalog says why Java is not available. Without a C
+//! compiler or the JDK's headers Java is available, but no JVM can be started ahead of its function.
 
 use std::env;
 use std::fmt::Write as _;
@@ -9,44 +10,83 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Strings that are put together with invokedynamic cost a JVM tens of milliseconds the first time.
+const INLINE_STRINGS: &str = "-XDstringConcat=inline";
+
 fn main() -> io::Result<()> {
     let sources = Path::new("../../runtimes/java");
     println!("cargo::rerun-if-changed={}", sources.display());
     println!("cargo::rerun-if-env-changed=JAVA_HOME");
+    println!("cargo::rerun-if-env-changed=CC");
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo sets OUT_DIR"))?);
-    let classes = out.join("java");
-    if classes.is_dir() {
-        fs::remove_dir_all(&classes)?;
+    let laid_out = out.join("laid-out");
+    if laid_out.is_dir() {
+        fs::remove_dir_all(&laid_out)?;
     }
-    fs::create_dir_all(&classes)?;
+    fs::create_dir_all(&laid_out)?;
 
-    let missing = compile(sources, &classes).err();
-    if let Some(reason) = &missing {
-        println!("cargo::warning=the Java runtime is left out: {reason}");
+    let javac = find_javac().ok_or_else(|| "firelet was built on a machine without javac".to_owned());
+    let compiled = javac.and_then(|javac| {
+        // The interfaces of aws-lambda-java-core are not the runtime's: functions may bring their own.
+        compile(&javac, &sources.join("firelet"), &laid_out.join("java"))?;
+        compile(&javac, &sources.join("api"), &laid_out.join("java-api"))?;
+        Ok(javac)
+    });
+    let missing = compiled.as_ref().err();
+    let mut waits = false;
+    match &compiled {
+        Err(reason) => println!("cargo::warning=the Java runtime is left out: {reason}"),
+        Ok(javac) => match build_library(javac, &sources.join("environment.c"), &laid_out.join("libenvironment.so")) {
+            Ok(()) => waits = true,
+            Err(reason) => println!("cargo::warning=no JVM can be started ahead of its function: {reason}"),
+        },
     }
     let mut table = String::from("const JAVA_CLASSES: &[File] = &[\n");
     if missing.is_none() {
-        for class in files_below(&classes, "class")? {
-            let name = class.strip_prefix(&out).map_err(io::Error::other)?;
+        for file in files_below(&laid_out, "class")?.into_iter().chain(files_below(&laid_out, "so")?) {
+            let name = file.strip_prefix(&laid_out).map_err(io::Error::other)?;
             let _ = writeln!(
                 table,
                 "    ({:?}, include_bytes!({:?})),",
                 name.display().to_string(),
-                class.display().to_string()
+                file.display().to_string()
             );
         }
     }
     table.push_str("];\n");
     let _ = writeln!(table, "const JAVA_MISSING: Option<&str> = {missing:?};");
+    let _ = writeln!(table, "const JAVA_WAITS: bool = {waits};");
     fs::write(out.join("java_classes.rs"), table)
 }
 
+/// Builds the native part of what takes an environment over; the error says why not.
+fn build_library(javac: &Path, source: &Path, library: &Path) -> Result<(), String> {
+    let javac = fs::canonicalize(javac).map_err(|error| format!("{}: {error}", javac.display()))?;
+    let home = javac.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let output = Command::new(&compiler)
+        .args(["-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o"])
+        .arg(library)
+        .arg("-I")
+        .arg(home.join("include"))
+        .arg("-I")
+        .arg(home.join("include/linux"))
+        .arg(source)
+        .output()
+        .map_err(|error| format!("{} does not run: {error}", compiler.display()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let _ = fs::remove_file(library);
+    let text = String::from_utf8_lossy(&output.stderr).replace('\n', "; ");
+    Err(format!("{} failed: {text}", compiler.display()))
+}
+
 /// Compiles everything below `sources` into `classes`; the error says why not.
-fn compile(sources: &Path, classes: &Path) -> Result<(), String> {
-    let javac = find_javac().ok_or("firelet was built on a machine without javac")?;
+fn compile(javac: &Path, sources: &Path, classes: &Path) -> Result<(), String> {
     let files = files_below(sources, "java").map_err(|error| error.to_string())?;
-    let output = Command::new(&javac)
-        .args(["--release", "11", "-encoding", "UTF-8", "-g:source,lines", "-d"])
+    let output = Command::new(javac)
+        .args(["--release", "11", "-encoding", "UTF-8", "-g:source,lines", INLINE_STRINGS, "-d"])
         .arg(classes)
         .args(&files)
         .output()

@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -159,11 +160,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.reply(api.answer, b'{"status":"OK"}\n', {"Content-Type": "application/json"})
 
 
-def run(command, task, handler, invocations=(), env=None, log_fd=False, arguments=(), prestart=None):
+def run(command, task, handler, invocations=(), env=None, log_fd=False, arguments=(), prestart=None, start_in="/"):
     """Starts a runtime in directory `task` and serves it `invocations`.
 
     With `prestart`, an environment, it is started with that alone, and is given its own and its directory once it waits;
-    `task` is not there before.
+    `task` is an empty directory before.
     """
     api = _Api(invocations)
     threading.Thread(target=api.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -199,9 +200,10 @@ def run(command, task, handler, invocations=(), env=None, log_fd=False, argument
         pass_fds += (theirs.fileno(),)
         absent = Path(str(task) + ".absent")
         os.rename(task, absent)
+        os.mkdir(task)
     process = subprocess.Popen(
         [*map(str, command), *arguments],
-        cwd="/" if given else str(task),
+        cwd=start_in if given else str(task),
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -215,6 +217,7 @@ def run(command, task, handler, invocations=(), env=None, log_fd=False, argument
         try:
             ready = ours.recv(1)
         finally:
+            os.rmdir(task)
             os.rename(absent, task)
         assert len(ready) == 1
         ours.sendall(json.dumps({"env": list(given.items()), "cwd": str(task)}).encode())
@@ -246,6 +249,18 @@ def run(command, task, handler, invocations=(), env=None, log_fd=False, argument
         frames = collected.get("frames", b"")
     code = process.returncode if ended_itself else None
     return Run(api.posts, stdout.decode(), stderr.decode(), code, parse_frames(frames), api.nexts)
+
+
+def lay_out_java(runtime, javac):
+    """Compiles the Java runtime into `runtime`, as it is laid out at /var/runtime."""
+    sources = RUNTIMES / "java"
+    for package, folder in (("firelet", "java"), ("api", "java-api")):
+        files = sorted(map(str, (sources / package).rglob("*.java")))
+        subprocess.run([javac, "--release", "11", "-XDstringConcat=inline", "-d", runtime / folder, *files], check=True)
+    include = Path(javac).resolve().parent.parent / "include"
+    library = ["-o", runtime / "libenvironment.so", sources / "environment.c"]
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-I", include, "-I", include / "linux", *library], check=True)
+    shutil.copy(sources / "bootstrap", runtime)
 
 
 def parse_frames(data):

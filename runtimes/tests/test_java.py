@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from runtime_harness import ARN, REQUEST_ID, RUNTIMES, invocation, mask, run, write
+from runtime_harness import ARN, REQUEST_ID, invocation, lay_out_java, mask, run, write
 
 JAVAC, JAVA = shutil.which("javac"), shutil.which("java")
 pytestmark = pytest.mark.skipif(not (JAVAC and JAVA), reason="no JDK on this machine")
@@ -109,12 +109,10 @@ public class BadStatic { static { if (true) throw new IllegalStateException("sta
 def built(tmp_path_factory):
     """The runtime as it is laid out at /var/runtime, and a function's classes."""
     runtime, task = tmp_path_factory.mktemp("runtime"), tmp_path_factory.mktemp("task")
-    shutil.copy(RUNTIMES / "java" / "bootstrap", runtime)
-    java = sorted(map(str, (RUNTIMES / "java").rglob("*.java")))
-    subprocess.run([JAVAC, "--release", "11", "-d", runtime / "java", *java], check=True)
+    lay_out_java(runtime, JAVAC)
     sources = write(tmp_path_factory.mktemp("sources"), SOURCES)
     files = sorted(map(str, sources.rglob("*.java")))
-    subprocess.run([JAVAC, "--release", "11", "-cp", runtime / "java", "-d", task, *files], check=True)
+    subprocess.run([JAVAC, "--release", "11", "-cp", runtime / "java-api", "-d", task, *files], check=True)
     return [runtime / "bootstrap", JAVA], task
 
 

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runtime_harness import RUNTIMES, invocation, mask, run, write
+from runtime_harness import RUNTIMES, invocation, lay_out_java, mask, run, write
 
 MODULES = Path(os.environ.get("FIRELET_TEST_NODE_MODULES", "/nonexistent"))
 NODES = [path for path in (shutil.which("node"), *sorted(MODULES.glob("node-*/bin/node"))) if path]
@@ -20,9 +20,9 @@ BASE = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "AWS_LAMBDA_FUNCTION_MEMO
 OWN = {"TZ": "EST5", "AWS_LAMBDA_LOG_FORMAT": "JSON", "MINE": "grüß = 𝄞\n2", "EMPTY": ""}
 
 
-def both(command, task, handler, env, log_fd=True, base=BASE):
+def both(command, task, handler, env, log_fd=True, base=BASE, **options):
     """What a process of its own answers and logs, and what one that waited does."""
-    runs = [run(command, task, handler, [invocation()], env, log_fd, prestart=prestart) for prestart in (None, base)]
+    runs = [run(command, task, handler, [invocation()], env, log_fd, prestart=prestart, **options) for prestart in (None, base)]
     return [(ran.post.json, ran.stdout, ran.stderr, [frame.message for frame in ran.frames]) for ran in runs]
 
 
@@ -138,8 +138,10 @@ class TestRuby:
         own = self.variables(tmp_path)
         plain, waited = both(self.COMMAND, write(tmp_path, RUBY_TASK), "app.look", {**OWN, **own}, log_fd, {**BASE, **own})
         assert waited[0] == plain[0]
-        hide = (lambda said: re.sub(r"#\d+|\.\d{6}", "", mask(json.dumps(said))))
-        assert hide(waited[1:]) == hide(plain[1:])
+        def steady(said):
+            return re.sub(r"#\d+|\d{4}-\d\d-\d\dT[\d:.]+Z?", "", json.dumps(said))
+
+        assert steady(waited[1:]) == steady(plain[1:])
         seen = plain[0][0]
         assert seen["cwd"] == str(tmp_path) and "-0500" in seen["zone"]
         assert "own_gem-1.0.0" in seen["gems"][2] and ["MINE", OWN["MINE"]] in seen["env"]
@@ -153,3 +155,75 @@ class TestRuby:
 
     def test_one_that_nobody_wanted_ends(self):
         assert unwanted(self.COMMAND) == 0
+
+
+JAVAC = shutil.which("javac")
+JAVAS = sorted({str(Path(path).resolve()) for path in (shutil.which("java"), *map(str, Path("/usr/lib/jvm").glob("*/bin/java"))) if path})
+JAVA_TASK = {"demo/Look.java": r"""
+package demo;
+import java.io.*;
+import java.util.*;
+public class Look {
+    static final Map<String, Object> AT_START = look();
+    static Map<String, Object> look() {
+        Map<String, String> env = new TreeMap<>(System.getenv());
+        Map<String, String> child = new TreeMap<>(new ProcessBuilder().environment());
+        for (String name : List.of("AWS_LAMBDA_RUNTIME_API", "_LAMBDA_TELEMETRY_LOG_FD")) { env.remove(name); child.remove(name); }
+        Map<String, String> properties = new TreeMap<>();
+        for (String name : System.getProperties().stringPropertyNames()) properties.put(name, System.getProperty(name));
+        properties.keySet().removeAll(List.of("com.amazonaws.xray.traceHeader"));
+        Map<String, Object> seen = new TreeMap<>();
+        seen.put("env", env); seen.put("child", child.equals(env)); seen.put("one", String.valueOf(System.getenv("MINE")));
+        seen.put("zone", TimeZone.getDefault().getID() + " " + java.time.ZonedDateTime.ofInstant(java.time.Instant.EPOCH, java.time.ZoneId.systemDefault()));
+        seen.put("properties", properties); seen.put("locale", Locale.getDefault().toString());
+        seen.put("file", new File("here.txt").getAbsolutePath()); seen.put("reads", read());
+        seen.put("path", java.nio.file.Path.of("x").toAbsolutePath().toString());
+        seen.put("loader", Look.class.getClassLoader().getClass().getName() + Thread.currentThread().getContextClassLoader().equals(Look.class.getClassLoader()));
+        seen.put("resource", Look.class.getResource("/here.txt") != null);
+        seen.put("arguments", Arrays.toString(ProcessHandle.current().info().arguments().orElse(new String[0])));
+        seen.put("memory", Runtime.getRuntime().maxMemory());
+        List<String> threads = new ArrayList<>();
+        for (Thread thread : Thread.getAllStackTraces().keySet()) threads.add(thread.getName());
+        Collections.sort(threads);
+        seen.put("threads", threads);
+        return seen;
+    }
+    static String read() {
+        try (BufferedReader reader = new BufferedReader(new FileReader("here.txt"))) { return reader.readLine(); }
+        catch (IOException e) { return e.toString(); }
+    }
+    public Object look(Object event) { System.out.println("said " + new Date(0)); System.err.println("err"); return List.of(AT_START, look()); }
+    public Object chance(Object event) { return List.of(Math.random(), UUID.randomUUID().toString(), new Random().nextLong()); }
+}
+""", "here.txt": "in place\n"}
+
+
+@pytest.fixture(scope="module")
+def java(tmp_path_factory):
+    runtime, task = tmp_path_factory.mktemp("runtime"), tmp_path_factory.mktemp("task")
+    lay_out_java(runtime, JAVAC)
+    write(task, JAVA_TASK)
+    subprocess.run([JAVAC, "--release", "11", "-d", task, task / "demo/Look.java"], check=True)
+    return runtime / "bootstrap", task
+
+
+@pytest.mark.skipif(not (JAVAC and JAVAS), reason="no JDK on this machine")
+@pytest.mark.parametrize("binary", JAVAS, ids=lambda path: Path(path).parent.parent.name)
+class TestJava:
+    @pytest.mark.parametrize("log_fd", [False, True])
+    def test_one_that_waited_is_like_one_that_did_not(self, java, binary, log_fd):
+        bootstrap, task = java
+        plain, waited = both([bootstrap, binary], task, "demo.Look::look", OWN, log_fd, start_in=task)
+        assert waited == plain
+        seen = plain[0][0]
+        assert seen["env"]["PWD"] == str(task) and seen["child"] and seen["one"] == OWN["MINE"] and seen["reads"] == "in place"
+        assert "-05:00" in seen["zone"] and seen["file"] == str(task / "here.txt")
+
+    def test_each_draws_numbers_of_its_own(self, java, binary):
+        bootstrap, task = java
+        drawn = [run([bootstrap, binary], task, "demo.Look::chance", [invocation()], prestart=BASE, start_in=task).post.json for _ in range(3)]
+        for of_one_kind in zip(*drawn):
+            assert len(set(of_one_kind)) == 3
+
+    def test_one_that_nobody_wanted_ends(self, java, binary):
+        assert unwanted([java[0], binary]) == 0

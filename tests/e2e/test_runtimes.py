@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,26 @@ def test_an_absent_minor_version_is_served_by_the_nearest_unless_strict(firelet,
         function.call()
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 502
     assert f"{absent} is not installed" in refused.value.response["Message"]
+
+
+def test_pythons_modules_are_compiled_ahead_where_there_are_many(firelet):
+    code = "import functools, os, many\ndef handler(event, context):\n    return [many.LAST, os.path.exists(many.__cached__), sorted(os.listdir('/var/task'))]\n"
+    many = "".join(f"def function_{n}():\n    return {n}\n" for n in range(3000)) + "LAST = 2999\n"
+    function = firelet.deploy({"app.py": code, "many.py": many, "broken.py": "def ("}, runtime="python3.12")
+    deadline = time.monotonic() + 60
+    while True:
+        # Another version of the configuration has environments of its own; those made before go on as they began.
+        variables = {"Variables": {"AT": str(time.monotonic())}}
+        firelet.lambda_.update_function_configuration(FunctionName=function.name, Environment=variables)
+        firelet.lambda_.get_waiter("function_updated_v2").wait(FunctionName=function.name, WaiterConfig={"Delay": 0.05})
+        last, compiled, names = function()
+        assert last == 2999
+        if compiled:
+            break
+        assert time.monotonic() < deadline, "never compiled"
+    assert names == ["__pycache__", "app.py", "broken.py", "many.py"]
+
+
+def test_a_small_package_is_left_as_it_is(firelet):
+    code = "import os\ndef handler(event, context):\n    return os.listdir('/var/task')\n"
+    assert firelet.deploy(code, runtime="python3.12")() == ["app.py"]

@@ -1,7 +1,7 @@
 //! A directory of unpacked trees, and of disk images of them, that stays within a budget: what is in use stays, the rest
 //! goes, longest unused first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::digest::Digest;
 use crate::disk::{ImageError, empty_image, image_of};
+use crate::extend::{extend, extended_name};
 use crate::layers::{MergeError, merge_layers, merged_name};
 use crate::staging::{STAGING_PREFIX, StagingError};
 use crate::unpack::{UnpackError, unpack_zip};
@@ -112,6 +113,20 @@ impl CodeCache {
             _ => merged_name(&paths)?,
         };
         self.lease(name, |dir| merge_layers(&paths, dir), MergeError::Staging)
+    }
+
+    /// A tree of this cache with further files in it (relative paths), such as what a compiler made of it; `kind` tells
+    /// one such addition to the tree from another. Files that do not fit into the tree are left out.
+    pub fn extended(&self, tree: &Lease, kind: &str, files: &BTreeMap<String, Vec<u8>>) -> Result<Lease, StagingError> {
+        let name = extended_name(&tree.name, kind);
+        self.lease(name.clone(), |dir| extend(&tree.path, dir, &name, files), |error| error)
+    }
+
+    /// What [`CodeCache::extended`] has made of a tree, if it has and it is still there.
+    pub fn find_extended(&self, tree: &Lease, kind: &str) -> Option<Lease> {
+        let name = extended_name(&tree.name, kind);
+        let path = self.shared.lock().take_lease(&name, &self.shared.dir)?;
+        Some(Lease { shared: Arc::clone(&self.shared), name, path })
     }
 
     /// An image of a tree of this cache, to be a microVM's disk: an EROFS file system whose root is the tree, with the

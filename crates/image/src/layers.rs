@@ -86,15 +86,15 @@ pub(crate) fn merged_name(layers: &[PathBuf]) -> Result<String, MergeError> {
 }
 
 /// Where one path of the merged tree comes from.
-struct Item {
-    source: PathBuf,
-    metadata: Metadata,
+pub(crate) struct Item {
+    pub(crate) source: PathBuf,
+    pub(crate) metadata: Metadata,
     /// Target, if it is a symbolic link.
-    link: Option<PathBuf>,
+    pub(crate) link: Option<PathBuf>,
 }
 
 /// The merged tree, by relative path: parents come before what they hold.
-fn overlay(layers: &[PathBuf]) -> Result<BTreeMap<String, Item>, StagingError> {
+pub(crate) fn overlay(layers: &[PathBuf]) -> Result<BTreeMap<String, Item>, StagingError> {
     let mut tree = BTreeMap::<String, Item>::new();
     for layer in layers {
         let mut pending = vec![(layer.clone(), String::new())];
@@ -123,7 +123,8 @@ fn overlay(layers: &[PathBuf]) -> Result<BTreeMap<String, Item>, StagingError> {
     Ok(tree)
 }
 
-fn link_or_copy(source: &Path, staging: &Staging, path: &str) -> Result<(), StagingError> {
+/// Puts a file of another tree into this one.
+pub(crate) fn link_or_copy(source: &Path, staging: &Staging, path: &str) -> Result<(), StagingError> {
     let target = staging.path(path);
     match fs::hard_link(source, &target) {
         Ok(()) => return Ok(()),
@@ -141,7 +142,7 @@ fn link_or_copy(source: &Path, staging: &Staging, path: &str) -> Result<(), Stag
         .map_err(StagingError::at("set permissions of", &target))
 }
 
-fn mtime(metadata: &Metadata) -> u64 {
+pub(crate) fn mtime(metadata: &Metadata) -> u64 {
     u64::try_from(metadata.mtime()).unwrap_or(0)
 }
 

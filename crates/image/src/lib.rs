@@ -2,7 +2,7 @@
 //!
 //! Owns what happens between the bytes a caller uploaded and the directory that a sandbox mounts at `/var/task` or
 //! `/opt`: [`inspect_zip`] judges an archive, [`unpack_zip`] turns it into a directory named by its digest,
-//! [`merge_layers`] lays layers over each other, and [`CodeCache`] keeps such directories, and disk images of them,
+//! [`merge_layers`] lays layers over each other, [`CodeCache::extended`] adds to a tree what was made from it, and [`CodeCache`] keeps such directories, and disk images of them,
 //! within a budget. [`erofs`] writes such images.
 //! All calls block on the disk; async callers put them on a blocking thread.
 //!
@@ -14,6 +14,7 @@ mod cache;
 mod digest;
 mod disk;
 pub mod erofs;
+mod extend;
 mod inspect;
 mod layers;
 mod links;

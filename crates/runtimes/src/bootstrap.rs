@@ -63,7 +63,7 @@ const RUBY: &[File] = runtime_files!["bootstrap.rb" from "ruby/bootstrap.rb"];
 
 const JAVA: &[File] = runtime_files!["bootstrap" from "java/bootstrap"];
 
-// The compiled classes, and why there are none.
+// The compiled classes, why there are none, and whether the native part is among them.
 include!(concat!(env!("OUT_DIR"), "/java_classes.rs"));
 
 fn files(language: Language) -> impl Iterator<Item = &'static File> {
@@ -80,6 +80,15 @@ fn files(language: Language) -> impl Iterator<Item = &'static File> {
 /// Why functions of this language cannot run although an interpreter is there; `None` if they can.
 pub(crate) fn missing(language: Language) -> Option<String> {
     JAVA_MISSING.filter(|_| language == Language::Java).map(str::to_owned)
+}
+
+/// Whether a process of this language can be started before it is known for which function.
+pub(crate) fn waits(language: Language) -> bool {
+    match language {
+        Language::Java => JAVA_WAITS,
+        Language::Python | Language::Nodejs | Language::Ruby => true,
+        Language::Provided => false,
+    }
 }
 
 /// The directory of an interpreter's bootstrap under `data_dir`, written if it is not there yet.

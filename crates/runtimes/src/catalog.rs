@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use crate::add::{self, AddError};
-use crate::bootstrap::BootstrapError;
+use crate::bootstrap::{self, BootstrapError};
 use crate::discover::{self, Installed, Places};
 use crate::name::{Language, RuntimeName, RuntimeNameError};
 use crate::probe::Probes;
 use crate::root::{self, RootPlan};
+
+/// Handed to the interpreter as an argument: it is no module that functions could import.
+const PYTHON_COMPILER: &str = include_str!("../../../runtimes/python/compile.py");
 
 /// Where to look for runtimes and how to choose among them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +49,9 @@ pub struct Resolved {
     pub wrapper_allowed: bool,
     /// Whether the bootstrap writes frames to `_LAMBDA_TELEMETRY_LOG_FD`.
     pub log_fd: bool,
+    /// The command that compiles the modules below a directory, the last argument, as paths inside; see
+    /// `runtimes/python/compile.py` for what it writes.
+    pub compiler: Option<Vec<String>>,
     /// Whether the bootstrap can be started before its environment is known (`FIRELET_PRESTART_FD`).
     pub waits: Waits,
 }
@@ -177,6 +183,7 @@ impl Catalog {
             language: name.language,
             wrapper_allowed: true,
             log_fd: true,
+            compiler: compiler(name.language, &binary),
             waits: waits(name.language),
         })
     }
@@ -250,16 +257,17 @@ fn provided(name: &RuntimeName, root: RootPlan) -> Resolved {
         language: Language::Provided,
         wrapper_allowed: false,
         log_fd: false,
+        compiler: None,
         waits: Waits::No,
     }
 }
 
 fn waits(language: Language) -> Waits {
     match language {
+        _ if !bootstrap::waits(language) => Waits::No,
         Language::Python => Waits::Cloned,
         // What they have drawn from chance by then would be the same in all copies.
-        Language::Nodejs | Language::Ruby => Waits::Alone,
-        Language::Java | Language::Provided => Waits::No,
+        Language::Nodejs | Language::Ruby | Language::Java | Language::Provided => Waits::Alone,
     }
 }
 
@@ -272,6 +280,11 @@ fn command(language: Language, binary: &Path) -> Vec<String> {
         Language::Nodejs | Language::Java => vec!["/var/runtime/bootstrap".to_owned(), binary.display().to_string()],
         Language::Provided => vec![Resolved::PROVIDED_BOOTSTRAPS[0].to_owned()],
     }
+}
+
+fn compiler(language: Language, binary: &Path) -> Option<Vec<String>> {
+    let python = language == Language::Python;
+    python.then(|| [&binary.display().to_string(), "-I", "-S", "-c", PYTHON_COMPILER].map(str::to_owned).to_vec())
 }
 
 fn base_environment() -> Vec<(String, String)> {

@@ -87,8 +87,8 @@ pub(crate) fn with_interpreter(data_dir: &Path, installed: &Installed) -> Result
         link_built_in_prefix(&mut root, installed);
     }
     if installed.language == Language::Java {
-        // Debian keeps a JDK's configuration in /etc/java-NN-openjdk, and links to it.
-        bind_link_target(&mut root, &installed.prefix.join("conf/security"));
+        // Debian keeps a JDK's configuration in /etc/java-NN-openjdk, and links to it: the directory, or each file.
+        bind_link_target(&mut root, &installed.prefix.join("conf/security/java.security"));
         bind_link_target(&mut root, &installed.prefix.join("lib/security/cacerts"));
     }
     root.bind(bootstrap::lay_out(data_dir, installed)?, "/var/runtime");

@@ -5,6 +5,7 @@
 //! [`Environment`], which is a sender.
 
 mod api;
+pub(crate) mod compile;
 mod launch;
 mod owner;
 

@@ -15,6 +15,7 @@ use telemetry::metrics::{FunctionMetrics, Metrics};
 use tokio::sync::Notify;
 
 use crate::disks::RootDisks;
+use crate::environment::compile::{self, Compiling, Uncompiled};
 use crate::environment::{self, Environment, Notice};
 use crate::spec::{CodeRef, EnvironmentSpec};
 use crate::variables::IssueCredentials;
@@ -76,7 +77,8 @@ pub(crate) struct Inner {
     pub(crate) logs: LogStore,
     metrics: Arc<Metrics>,
     pub(crate) credentials: IssueCredentials,
-    code: CodeCache,
+    pub(crate) code: CodeCache,
+    pub(crate) compiling: Compiling,
     root_disks: RootDisks,
     catalog: RwLock<Catalog>,
     catalog_options: runtimes::Options,
@@ -188,6 +190,8 @@ pub(crate) struct CodeInPlace {
     pub(crate) bootstrap: Option<&'static str>,
     /// Whether the dynamic linker may find libraries in it that it would otherwise find elsewhere, or not at all.
     pub(crate) libraries: bool,
+    /// What may be compiled, for the next environments.
+    pub(crate) uncompiled: Vec<Uncompiled>,
     /// The images of `task` and `opt`, for a backend that takes images.
     images: Option<(Lease, Option<Lease>)>,
 }
@@ -215,6 +219,7 @@ impl Worker {
             metrics,
             credentials,
             code,
+            compiling: Compiling::default(),
             root_disks,
             catalog: RwLock::new(catalog),
             catalog_options,
@@ -229,7 +234,11 @@ impl Worker {
     /// Puts code and layers of a version in place, and has the backend make ready what it can, so that its first cold
     /// start does not wait for them.
     pub async fn prepare(&self, spec: &Arc<EnvironmentSpec>) -> Result<(), StartError> {
-        self.inner.code_in_place(spec).await?;
+        let resolved = self.inner.resolve(&spec.runtime).await.ok();
+        let code = self.inner.code_in_place(spec, resolved.as_deref()).await?;
+        if let Some(resolved) = &resolved {
+            compile::soon(&self.inner, spec, resolved, code.uncompiled);
+        }
         let backend = &self.inner.backend;
         if (backend.takes_images() || backend.prestarts() != Prestarts::No)
             && let Err(error) = self.prepare_runtime(&spec.runtime, spec.memory_mb).await
@@ -375,8 +384,25 @@ impl Inner {
         made.map(|disk| Some(disk.path.clone())).map_err(|error| StartError::Sandbox(chain(&error)))
     }
 
+    /// What a backend can mount of a tree: its directory, or an image of it.
+    pub(crate) async fn mountable(&self, tree: &Lease) -> Result<Lease, StartError> {
+        if !self.backend.takes_images() {
+            return Ok(tree.clone());
+        }
+        let (cache, tree) = (self.code.clone(), tree.clone());
+        let work = tokio::task::spawn_blocking(move || cache.image(&tree));
+        let made = work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        made.map_err(|error| StartError::Code(chain(&error)))
+    }
+
     /// Unpacks on a thread that may wait for the disk; immediate when everything is there already.
-    pub(crate) async fn code_in_place(&self, spec: &Arc<EnvironmentSpec>) -> Result<CodeInPlace, StartError> {
+    /// With its modules compiled, if there is somebody to compile them and it has.
+    pub(crate) async fn code_in_place(
+        &self,
+        spec: &Arc<EnvironmentSpec>,
+        resolved: Option<&Resolved>,
+    ) -> Result<CodeInPlace, StartError> {
+        let kind = resolved.and_then(compile::kind);
         let (cache, takes_images) = (self.code.clone(), self.backend.takes_images());
         let spec = Arc::clone(spec);
         let work = tokio::task::spawn_blocking(move || {
@@ -391,6 +417,17 @@ impl Inner {
                 true => None,
                 false => Some(cache.merged(&layers).map_err(|error| StartError::Code(chain(&error)))?),
             };
+            let mut uncompiled = Vec::new();
+            let mut compiled = |tree: Lease, target| match kind.as_ref().map(|kind| cache.find_extended(&tree, kind)) {
+                None => tree,
+                Some(Some(extended)) => extended,
+                Some(None) => {
+                    uncompiled.push(Uncompiled { tree: tree.clone(), target });
+                    tree
+                }
+            };
+            let task = compiled(task, "/var/task");
+            let opt = opt.map(|opt| compiled(opt, "/opt"));
             let extensions = opt.as_ref().map(|opt| extensions_in(opt.path())).unwrap_or_default();
             let libraries = has_libraries(task.path(), opt.as_ref().map(Lease::path));
             let bootstrap = bootstrap_in(task.path(), opt.as_ref().map(Lease::path));
@@ -399,7 +436,7 @@ impl Inner {
                 true => Some((image(&task)?, opt.as_ref().map(image).transpose()?)),
                 false => None,
             };
-            Ok(CodeInPlace { task, opt, extensions, bootstrap, libraries, images })
+            Ok(CodeInPlace { task, opt, extensions, bootstrap, libraries, uncompiled, images })
         });
         work.await.unwrap_or_else(|panic| Err(StartError::Code(format!("unpacking failed: {panic}"))))
     }

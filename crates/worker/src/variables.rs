@@ -225,6 +225,7 @@ mod tests {
             language: Language::Python,
             wrapper_allowed: true,
             log_fd: true,
+            compiler: None,
             waits: runtimes::Waits::Cloned,
         };
         let credentials = Credentials {

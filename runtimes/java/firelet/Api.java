@@ -139,7 +139,7 @@ final class Api {
         }
     }
 
-    private void close() throws IOException {
+    void close() throws IOException {
         if (socket != null) socket.close();
         socket = null;
     }

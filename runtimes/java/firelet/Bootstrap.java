@@ -6,6 +6,7 @@
 package firelet;
 
 import java.io.IOError;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.HashSet;
@@ -23,13 +24,17 @@ public final class Bootstrap {
     private Bootstrap() {}
 
     public static void main(String[] arguments) throws Exception {
+        Path runtime = Path.of(Bootstrap.class.getProtectionDomain().getCodeSource().getLocation().toURI()).getParent();
+        Prestart.waitIfAsked(runtime);
+        ClassLoader functions = Functions.loader(runtime);
+        Thread.currentThread().setContextClassLoader(functions);
         Logs logs = new Logs();
         Api api = new Api(System.getenv("AWS_LAMBDA_RUNTIME_API"));
         String name = System.getenv().getOrDefault("_HANDLER", arguments.length > 0 ? arguments[0] : "");
         Handler handler = null;
         Fault fault = null;
         try {
-            handler = Handler.find(name);
+            handler = Handler.find(name, functions);
         } catch (Fault e) {
             fault = e;
             if (fault.fatal) {

@@ -35,14 +35,14 @@ final class Handler {
     }
 
     /** Finds the handler; throws a Fault that says why there is none. */
-    static Handler find(String name) {
+    static Handler find(String name, ClassLoader functions) {
         String[] parts = name.split("::", -1);
         if (name.isEmpty() || parts.length > 2 || parts[0].isEmpty() || parts.length == 2 && parts[1].isEmpty()) {
             throw new Fault("Invalid handler: `" + name + "'");
         }
         Class<?> type;
         try {
-            type = Class.forName(parts[0]);
+            type = Class.forName(parts[0], true, functions);
         } catch (ClassNotFoundException e) {
             throw new Fault("Class not found: " + parts[0], e.getClass().getName(), Logs.trace(e), false);
         } catch (Throwable e) {

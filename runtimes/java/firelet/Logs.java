@@ -8,7 +8,6 @@ import java.io.OutputStream;
 import java.io.PrintStream;
 import java.io.PrintWriter;
 import java.io.StringWriter;
-import java.lang.reflect.Constructor;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.time.Instant;
@@ -39,10 +38,7 @@ final class Logs {
         if (descriptor == null) {
             frames = null;
         } else {
-            // A pipe of another user cannot be opened again through /proc, so the number itself is taken.
-            Constructor<FileDescriptor> byNumber = FileDescriptor.class.getDeclaredConstructor(int.class);
-            byNumber.setAccessible(true);
-            frames = new FileOutputStream(byNumber.newInstance(Integer.parseInt(descriptor)));
+            frames = new FileOutputStream(Descriptors.of(Integer.parseInt(descriptor)));
         }
     }
 

@@ -12,6 +12,7 @@ use telemetry::lines::InitType;
 use tokio::sync::mpsc;
 
 use super::api::{Api, Served};
+use super::compile;
 use crate::host::{CodeInPlace, ColdStart, Inner, StartError, chain};
 use crate::lifecycle::Failure;
 use crate::spec::EnvironmentSpec;
@@ -60,7 +61,8 @@ pub(super) async fn launch(
 ) -> Result<Launched, StartError> {
     let began = Instant::now();
     let resolved = host.resolve(&spec.runtime).await?;
-    let code = host.code_in_place(spec).await?;
+    let mut code = host.code_in_place(spec, Some(&resolved)).await?;
+    compile::soon(host, spec, &resolved, std::mem::take(&mut code.uncompiled));
     let code_done = Instant::now();
     let sandbox_spec = SandboxSpec {
         id: sandbox_id,
@@ -114,7 +116,7 @@ pub(super) async fn prepare(host: &Arc<Inner>, runtime: &str, memory_mb: u32) ->
 }
 
 /// A sandbox of a runtime, without anything of a function.
-async fn common(host: &Arc<Inner>, resolved: &Resolved, memory_mb: u32) -> Result<SandboxSpec, StartError> {
+pub(super) async fn common(host: &Arc<Inner>, resolved: &Resolved, memory_mb: u32) -> Result<SandboxSpec, StartError> {
     let root = root(resolved);
     Ok(SandboxSpec {
         id: String::new(),
@@ -131,7 +133,7 @@ async fn common(host: &Arc<Inner>, resolved: &Resolved, memory_mb: u32) -> Resul
     })
 }
 
-fn not_made(error: CreateError) -> StartError {
+pub(super) fn not_made(error: CreateError) -> StartError {
     match error {
         CreateError::NoRoom(_) => StartError::NoRoom(chain(&error)),
         CreateError::Step { .. } | CreateError::SupervisorGone => StartError::Sandbox(chain(&error)),
@@ -189,7 +191,9 @@ fn prestart(host: &Inner, resolved: &Resolved, memory_mb: u32, own: &BTreeMap<St
         return None;
     }
     let log_fd_env = resolved.log_fd.then(|| LOG_FD_VARIABLE.to_owned());
-    let process = ProcessSpec { argv: resolved.command.clone(), env, cwd: PathBuf::from("/"), log_fd_env };
+    // A JVM keeps the directory that it was started in for its relative paths; the mount point is there before the code.
+    let cwd = PathBuf::from(if resolved.language == Language::Java { "/var/task" } else { "/" });
+    let process = ProcessSpec { argv: resolved.command.clone(), env, cwd, log_fd_env };
     Some(Prestart { process, clonable })
 }
 
