@@ -142,7 +142,8 @@ def test_a_second_server_on_the_same_data_is_refused(start_firelet, tmp_path):
 
 
 def test_idle_environments_are_retired(start_firelet):
-    server = start_firelet("--idle-timeout-secs", "2")
+    # A runtime that waits for a function would be counted too.
+    server = start_firelet("--idle-timeout-secs", "2", "--prestart", "off")
     function = server.deploy(COUNTER)
     assert function() == 1
     assert runtimes(server), "the environment is expected to stay for two seconds"
