@@ -113,8 +113,10 @@ impl ControlPlane {
         let utilization = observe(&mut watched.tracker, capacity, now);
         let minute_over = watched.tracker.sample(now, utilization);
         if target.unsettled {
+            let seen = (target.min, target.max);
             self.change_target(resource, |target| {
-                target.unsettled = false;
+                // Bounds that were given in the meantime have their turn next.
+                target.unsettled = (target.min, target.max) != seen;
                 Ok(())
             })
             .await?;
