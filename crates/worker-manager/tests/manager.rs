@@ -451,3 +451,108 @@ async fn a_reservation_of_zero_stops_a_function_that_is_warm() {
     assert_eq!(host.backend.created(), 1);
     shut_down(&host, &manager).await;
 }
+
+#[tokio::test]
+async fn requests_come_no_faster_than_their_concurrency_allows_for() {
+    let host = host(Process::echo);
+    let manager = manager(&host, Options { requests_per_unit: 1, patience: PATIENCE, ..Options::default() });
+    let spec = spec(&host, "f");
+    manager.set_concurrency("f", Concurrency::Reserved(1));
+    // One a second, and one of these takes milliseconds.
+    for served in 0..100 {
+        match invoke(&manager, &spec, "1").await {
+            Ok(_) => assert!(served < 99, "a hundred at once"),
+            Err(InvokeError::Throttled { reason, retry_after }) => {
+                assert_eq!(reason, ThrottleReason::FunctionRate);
+                assert!(retry_after <= Duration::from_secs(1));
+                break;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(manager.concurrency(), 0);
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn environments_of_a_function_are_started_no_faster_than_it_may_be_scaled() {
+    let gate = Arc::new(Semaphore::new(0));
+    let host = gated(&gate);
+    let manager = manager(&host, Options { scaling_environments: 2, ..Options::default() });
+    let spec = spec(&host, "f");
+    let mut running: Vec<_> = (0..20).map(|_| begin(&manager, &spec, "1")).collect();
+    // Two at once and one more every five seconds: the others know at once that it is not their turn.
+    let (mut refused, mut kept) = (0, Vec::new());
+    eventually("most are refused", || running.iter().filter(|one| one.is_finished()).count() >= 10).await;
+    for one in running.drain(..) {
+        if one.is_finished() {
+            match one.await.expect("no panic") {
+                Err(InvokeError::Throttled { reason: ThrottleReason::ScalingRate, .. }) => refused += 1,
+                other => panic!("{other:?}"),
+            }
+        } else {
+            kept.push(one);
+        }
+    }
+    assert!(refused >= 10);
+    gate.add_permits(kept.len());
+    for one in kept {
+        let ended = one.await.expect("no panic");
+        let in_turn = matches!(ended, Ok(_) | Err(InvokeError::Throttled { reason: ThrottleReason::ScalingRate, .. }));
+        assert!(in_turn, "{ended:?}");
+    }
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn an_invocation_waits_for_room_and_gets_it_when_another_function_is_done() {
+    let gate = Arc::new(Semaphore::new(0));
+    let host = gated(&gate);
+    let options = Options { max_environments: 1, room_patience: PATIENCE, overlap: 0, ..Options::default() };
+    let manager = manager(&host, options);
+    let [f, g] = ["f", "g"].map(|name| spec(&host, name));
+    let first = begin(&manager, &f, "1");
+    eventually("it runs", || host.worker.cold_starts().len() == 1).await;
+    let second = begin(&manager, &g, "2");
+    eventually("it waits", || manager.figures().totals.fleet.waiting == 1).await;
+    assert_eq!(host.backend.created(), 1);
+    gate.add_permits(2);
+    assert_eq!(first.await.expect("no panic"), Ok("1".to_owned()));
+    assert_eq!(second.await.expect("no panic"), Ok("2".to_owned()));
+    assert_eq!(functions(&host), ["g"]);
+    assert_eq!(manager.figures().totals.fleet.evictions, 1);
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn figures_tell_what_is_there_and_what_has_happened() {
+    let gate = Arc::new(Semaphore::new(0));
+    let host = gated(&gate);
+    let manager = manager(&host, Options::default());
+    let [f, g] = ["f", "g"].map(|name| spec(&host, name));
+    manager.set_provisioned(&f, 1);
+    eventually("it is there", || manager.provisioned(&f.key).available == 1).await;
+    let running = [begin(&manager, &f, "1"), begin(&manager, &f, "2")];
+    eventually("both run", || host.worker.cold_starts().len() == 2).await;
+    manager.set_concurrency("g", Concurrency::Reserved(0));
+    assert!(invoke(&manager, &g, "3").await.is_err());
+    let figures = manager.figures();
+    let [of_f, of_g] = &figures.functions[..] else { panic!("{figures:?}") };
+    assert_eq!((of_f.name.as_str(), of_g.name.as_str()), ("f", "g"));
+    let counts = &of_f.counts;
+    assert_eq!((counts.in_flight, counts.peak, counts.invocations, counts.spilled), (2, 2, 2, 1));
+    assert_eq!((counts.started_on_demand, counts.started_provisioned, counts.started_prewarm), (1, 1, 0));
+    assert_eq!(of_g.counts.throttles.by(ThrottleReason::FunctionConcurrency), 1);
+    let environments = of_f.environments();
+    assert_eq!((environments.busy, environments.provisioned.allocated, environments.provisioned.available), (2, 1, 0));
+    let totals = &figures.totals;
+    assert_eq!((totals.in_flight, totals.fleet.environments, figures.waiting()), (2, 2, 0));
+    assert_eq!(totals.fleet.memory_mb, 2 * u64::from(f.memory_mb));
+    gate.add_permits(2);
+    for one in running {
+        one.await.expect("no panic").expect("an answer");
+    }
+    assert_eq!(manager.figures().functions[0].counts.peak, 2, "since the last look");
+    assert_eq!(manager.figures().functions[0].counts.peak, 0);
+    shut_down(&host, &manager).await;
+}

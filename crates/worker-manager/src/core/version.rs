@@ -66,8 +66,6 @@ pub struct Version {
     keeper: Keeper,
     /// When one is to be made ahead of an expected invocation, and until when it is to be kept.
     expected: Option<(Instant, Instant)>,
-    /// Invocations since there were environments.
-    uses: u32,
     last_used: Instant,
     /// From the start of an environment until it is ready.
     cold: Estimate,
@@ -108,8 +106,8 @@ struct Up {
     last_used: Instant,
     /// Idle until, where it is idle and may go.
     keep_until: Instant,
-    /// Whether it has served at all.
-    used: bool,
+    /// Invocations that it was given.
+    uses: u32,
 }
 
 impl Up {
@@ -158,7 +156,6 @@ impl Version {
             provisioned_failed: false,
             keeper: Keeper::new(shared.rules.keep_alive),
             expected: None,
-            uses: 0,
             last_used: now,
             cold: Estimate::default(),
             run: Estimate::default(),
@@ -302,7 +299,7 @@ impl Version {
             }
             Stage::Starting { seat, .. } => seat,
             Stage::Up(up) => {
-                if environment.purpose == Purpose::Prewarm && !up.used {
+                if environment.purpose == Purpose::Prewarm && up.uses == 0 {
                     shared.prewarms_unused.fetch_add(1, Ordering::Relaxed);
                 }
                 up.seat
@@ -334,15 +331,12 @@ impl Version {
                 }
             }
         }
-        if self.environments.is_empty() {
-            self.uses = 0;
-        }
         Some(removed)
     }
 
     fn want(&self, environment: EnvironmentId, purpose: Purpose) -> Want {
         let evictable = purpose != Purpose::Provisioned;
-        let value = self.value();
+        let value = self.value(1);
         Want { function: self.function.id(), version: self.id, environment, size: self.size, evictable, value }
     }
 

@@ -8,7 +8,7 @@ impl Version {
     pub(super) fn keep(&mut self, id: EnvironmentId, now: Instant, actions: &mut Vec<Action>) {
         let Windows { keep, prewarm } = self.keeper.windows();
         let Some(Environment { purpose, stage: Stage::Up(up) }) = self.environments.get_mut(&id) else { return };
-        let (base, made_ahead) = (up.last_used, *purpose == Purpose::Prewarm && !up.used);
+        let (base, made_ahead) = (up.last_used, *purpose == Purpose::Prewarm && up.uses == 0);
         let keep_until = match prewarm {
             // Made for the invocation that is expected: kept until it is expected no more.
             Some((_, until)) if made_ahead => base + until,

@@ -54,7 +54,8 @@ impl Version {
         let Some(Environment { purpose, stage: Stage::Up(up) }) = self.environments.get_mut(&id) else { return };
         let purpose = *purpose;
         up.flights.push(Flight { since: now, _ticket: ticket });
-        let first = !std::mem::replace(&mut up.used, true);
+        let first = up.uses == 0;
+        up.uses = up.uses.saturating_add(1);
         let has_slots = up.taken() < slots;
         if first && purpose == Purpose::Prewarm {
             shared.prewarms_used.fetch_add(1, Ordering::Relaxed);
@@ -68,7 +69,6 @@ impl Version {
         if self.provisioned_target > 0 && purpose != Purpose::Provisioned {
             self.function.spilled();
         }
-        self.uses = self.uses.saturating_add(1);
         actions.push(Action::Dispatch(request, id));
     }
 
@@ -87,7 +87,7 @@ impl Version {
         // One that was made ahead is as old as the use that it takes over.
         let last_used = if environment.purpose == Purpose::Prewarm { last_used } else { now };
         let seat = Arc::clone(seat);
-        let up = Up { seat, flights: Vec::new(), settling: 0, last_used, keep_until: now, used: false };
+        let up = Up { seat, flights: Vec::new(), settling: 0, last_used, keep_until: now, uses: 0 };
         environment.stage = Stage::Up(up);
         match environment.purpose {
             Purpose::OnDemand | Purpose::Prewarm => self.starting -= 1,
@@ -174,7 +174,8 @@ impl Version {
             return;
         }
         self.idle.push_back(id);
-        let value = self.value();
+        let uses = self.up(id).map_or(0, |up| up.uses);
+        let value = self.value(uses);
         self.keep(id, now, actions);
         if let Some(up) = self.up(id) {
             let seat = Arc::clone(&up.seat);
@@ -185,11 +186,12 @@ impl Version {
         }
     }
 
-    /// What an idle environment saves, for a MiB: the time of a start, as often as it has been of use. Times of the same
-    /// order are the same, since they vary by as much.
-    pub(super) fn value(&self) -> f64 {
+    /// What an idle environment saves, for a MiB: the time of a start, as often as it has been of use itself. The uses of
+    /// its version would say nothing of the tenth environment, which only bursts need. Times of the same order are the
+    /// same, since they vary by as much.
+    pub(super) fn value(&self, uses: u32) -> f64 {
         let cost = self.cold.mean().unwrap_or_default().as_millis().max(64);
         let cost = u64::try_from(cost).unwrap_or(u64::MAX).checked_next_power_of_two().unwrap_or(1 << 63);
-        f64::from(self.uses.max(1)) * cost as f64 / f64::from(self.size.memory_mb.max(1))
+        f64::from(uses.max(1)) * cost as f64 / f64::from(self.size.memory_mb.max(1))
     }
 }
