@@ -57,3 +57,19 @@ def test_only_figures_are_to_be_had_at_their_own_address(start_firelet):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{firelet.url}/metrics")
     assert refused.value.code == 403
+
+
+def test_environments_and_throttles_show(firelet):
+    function = firelet.deploy(HANDLER)
+    function("x")
+    of = ("function", function.name)
+    idle = ("firelet_environments", (of, ("state", "idle")))
+    eventually(lambda: read(firelet.url)[idle] == 1, what="an idle environment")
+    firelet.lambda_.put_function_concurrency(FunctionName=function.name, ReservedConcurrentExecutions=0)
+    with pytest.raises(firelet.lambda_.exceptions.TooManyRequestsException):
+        function("y")
+    figures = read(firelet.url)
+    assert figures["firelet_throttles_total", (of, ("limit", "reserved-concurrency"))] == 1
+    assert figures["firelet_throttles_total", (of, ("limit", "account-concurrency"))] == 0
+    assert figures["firelet_environments_started_total", (of, ("purpose", "on-demand"))] == 1
+    assert figures["firelet_function_concurrent_executions", (of,)] == 0

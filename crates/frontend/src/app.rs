@@ -46,7 +46,8 @@ impl App {
     pub(crate) fn new(deps: Deps) -> Self {
         let started = Instant::now();
         figures::register(&deps.metrics, &deps, started);
-        let Deps { control_plane, workers, logs, metrics, package_path, keys, sessions, upstream, log_writer: _ } = deps;
+        let Deps { control_plane, workers, logs, metrics, package_path, keys, sessions, upstream, log_writer: _ } =
+            deps;
         let specs = Specs::new(Builder::new(control_plane.clone(), package_path));
         Self {
             control_plane,

@@ -193,7 +193,6 @@ fn environments(app: &App) -> Reply {
     reply::json(StatusCode::OK, &body)
 }
 
-/// The Prometheus text format.
 /// What is answered where only figures are to be had.
 pub(crate) fn figures<B>(app: &App, request: &Request<B>) -> Reply {
     if request.uri().path() != METRICS_PATH {

@@ -68,6 +68,8 @@ use crate::stock::{Bounds, Stock};
 use crate::tmp_disk::{TmpDiskError, TmpDiskOptions, TmpDisks};
 use crate::{Backend, BoxFuture, CreateError, Prestarts, Sandbox, SandboxSpec};
 
+/// Longest time between two looks at what is kept prepared.
+const AGEING: Duration = Duration::from_secs(60);
 /// How long the supervisor may take to kill what is left when the backend ends.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -379,6 +381,10 @@ impl Host {
         self.stock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_shut_down(&self) -> bool {
+        self.supervision.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     /// Has what is kept ready made in the background, unless that goes on already.
     fn refill(self: &Arc<Self>) {
         if !self.refilling.swap(true, Relaxed) {
@@ -388,7 +394,8 @@ impl Host {
 
     /// Looks again when what is kept has become old: some of it is given up then.
     fn grow_old(self: &Arc<Self>) {
-        let Some(at) = self.stock().next_change() else { return };
+        // What is learned meanwhile may become old sooner.
+        let Some(at) = self.stock().next_change().map(|at| at.min(Instant::now() + AGEING)) else { return };
         if self.ageing.swap(true, Relaxed) {
             return;
         }

@@ -43,27 +43,24 @@ pub fn svg(title: &str, outcomes: &[Outcome]) -> String {
     }
     .draw(&mut out, panel(0.0, 0.0));
     Chart {
-        title: "Functions with at most so many cold starts",
+        title: "Functions (%) with at most so many cold starts",
         x: "cold starts of a function (%)",
-        y: "functions (%)",
         x_scale: Scale::Linear { from: Some(0.0), to: Some(100.0) },
         y_scale: Scale::Linear { from: Some(0.0), to: Some(100.0) },
         lines: &lines(|outcome| &outcome.curves.cold_of_functions),
     }
     .draw(&mut out, panel(1.0, 0.0));
     Chart {
-        title: "Idle memory",
+        title: "Idle memory (GiB)",
         x: "hours",
-        y: "GiB",
         x_scale: Scale::Linear { from: Some(0.0), to: None },
         y_scale: Scale::Linear { from: Some(0.0), to: None },
         lines: &lines(|outcome| &outcome.curves.idle),
     }
     .draw(&mut out, panel(0.0, 1.0));
     Chart {
-        title: "Invocations to which so much was added, or more",
+        title: "Invocations (%) to which so much was added, or more",
         x: "added latency (ms)",
-        y: "invocations (%)",
         x_scale: Scale::Logarithmic,
         y_scale: Scale::Logarithmic,
         lines: &lines(|outcome| &outcome.curves.slower),

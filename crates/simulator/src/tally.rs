@@ -168,7 +168,8 @@ impl Tally {
             curves: Curves {
                 cold_of_functions: distribution(&cold),
                 idle: self.memory.idle_over_time().into_iter().map(|(hour, mib)| (hour, mib / 1_024.0)).collect(),
-                slower: self.added.at_least(),
+                // Less than a millisecond is nothing that anybody waits for.
+                slower: self.added.at_least().into_iter().filter(|(millis, _)| *millis >= 1.0).collect(),
             },
         }
     }

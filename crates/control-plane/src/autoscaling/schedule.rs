@@ -83,7 +83,7 @@ impl Schedule {
             Kind::At(moment) => (*moment > after).then_some(*moment),
             Kind::Rate(every) => {
                 let first = first(*every, bounds);
-                let passed = if after < first { 0 } else { (after.0 - first.0) / every + 1 };
+                let passed = if after < first { 0 } else { after.0.checked_sub(first.0)? / every + 1 };
                 Some(Timestamp(first.0.checked_add(passed.checked_mul(*every)?)?))
             }
             Kind::Cron(cron) => cron.find_next_occurrence(&self.zoned(after)?, false).ok().map(|zoned| moment(&zoned)),
@@ -101,7 +101,7 @@ impl Schedule {
             Kind::At(moment) => (*moment <= until).then_some(*moment),
             Kind::Rate(every) => {
                 let first = first(*every, bounds);
-                (first <= until).then(|| Timestamp(until.0 - (until.0 - first.0) % every))
+                (first <= until).then(|| Some(Timestamp(until.0 - until.0.checked_sub(first.0)? % every)))?
             }
             Kind::Cron(cron) => {
                 cron.find_previous_occurrence(&self.zoned(until)?, true).ok().map(|zoned| moment(&zoned))

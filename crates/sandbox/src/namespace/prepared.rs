@@ -171,9 +171,13 @@ pub(super) async fn restock(host: &Arc<Host>) -> bool {
             let refused = host.stock().put(&kind, prepared, bytes);
             drop(refused);
         }
+        // Taken down under its hands.
+        Err(_) if host.is_shut_down() => {}
         Err(error) => {
-            let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            tracing::warn!(%error, reason, program = kind.process.argv.first(), "cannot keep sandboxes prepared; trying again later");
+            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+            let program = kind.process.argv.first();
+            tracing::warn!(%error, reason, program, "cannot keep sandboxes prepared; trying again later");
             host.stock().rest(&kind, now + REST);
         }
     }

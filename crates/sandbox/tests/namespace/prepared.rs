@@ -234,6 +234,8 @@ print(*maps, sep='\\n')
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_waited_is_left_behind() {
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
     let Some(rig) = rig() else { return };
     let spec = waiting_spec("left");
     // Wanted by several at once: more than one are kept.
@@ -247,6 +249,11 @@ async fn nothing_that_waited_is_left_behind() {
     rig.backend.shutdown().await;
     let ended = || waiting.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists());
     eventually("all processes and groups are gone", || ended() && groups.iter().all(|group| !group.exists())).await;
+    drop(rig);
+    // In a process of its own: among the threads of other tests there would be nothing to count.
+    if std::env::var_os("NEXTEST").is_some() {
+        eventually("the server has no more descriptors than before", || descriptors() <= before).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

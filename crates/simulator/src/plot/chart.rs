@@ -95,7 +95,6 @@ pub(super) struct Line<'a> {
 pub(super) struct Chart<'a> {
     pub(super) title: &'a str,
     pub(super) x: &'a str,
-    pub(super) y: &'a str,
     pub(super) x_scale: Scale,
     pub(super) y_scale: Scale,
     pub(super) lines: &'a [Line<'a>],
@@ -118,7 +117,6 @@ impl Chart<'_> {
             }
         }
         text(out, inner.x + inner.width / 2.0, inner.y + inner.height + 30.0, "below", self.x);
-        text(out, inner.x + 4.0, inner.y + 12.0, "axis", self.y);
         for line in self.lines {
             let mut drawn = String::new();
             for (x, y) in line.points {

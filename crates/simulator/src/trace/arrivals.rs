@@ -57,8 +57,8 @@ struct Maker<'a> {
     random: Random,
     /// Invocations made of [`Source::Exact`], or entries used of [`Source::PerMinute`].
     place: usize,
-    /// Begins within the current minute, descending.
-    minute: Vec<u64>,
+    /// What is left of the current minute of [`Source::PerMinute`].
+    minute: Minute,
     /// The last begin, in microseconds.
     last: f64,
     first: bool,
@@ -66,7 +66,7 @@ struct Maker<'a> {
 
 impl<'a> Maker<'a> {
     fn new(function: &'a Function, random: Random) -> Self {
-        Self { source: &function.source, random, place: 0, minute: Vec::new(), last: 0.0, first: true }
+        Self { source: &function.source, random, place: 0, minute: Minute::default(), last: 0.0, first: true }
     }
 
     /// The begin of the next invocation, in microseconds.
@@ -74,15 +74,12 @@ impl<'a> Maker<'a> {
         match self.source {
             Source::Exact(times) => times.get(self.place).map(|(at, _)| *at),
             Source::PerMinute { counts, .. } => {
-                while self.minute.is_empty() {
+                while self.minute.left == 0 {
                     let (minute, count) = *counts.get(self.place)?;
                     self.place += 1;
-                    let from = u64::from(minute) * MINUTE;
-                    let random = &mut self.random;
-                    self.minute.extend((0..count).map(|_| from + (random.uniform() * MINUTE as f64) as u64));
-                    self.minute.sort_unstable_by(|a, b| b.cmp(a));
+                    self.minute = Minute { from: u64::from(minute) * MINUTE, left: count, gone: 0.0 };
                 }
-                self.minute.pop()
+                Some(self.minute.next(&mut self.random))
             }
             Source::Process { gaps: Gaps::Timer { period, phase }, .. } => {
                 let at = phase + period * self.place as u64;
@@ -116,6 +113,27 @@ impl<'a> Maker<'a> {
 
     fn draw(&mut self, durations: &Durations) -> Duration {
         durations.draw(&mut self.random)
+    }
+}
+
+/// The rest of a minute with so many invocations, evenly spread by chance.
+#[derive(Debug, Default)]
+struct Minute {
+    /// Its begin in microseconds.
+    from: u64,
+    /// Invocations that are still to come.
+    left: u32,
+    /// The part of it that is over, 0 to 1.
+    gone: f64,
+}
+
+impl Minute {
+    /// The next of several even choices in ascending order: the least of those that are left, in what is left of the
+    /// minute. So a minute with any number of them takes no memory.
+    fn next(&mut self, random: &mut Random) -> u64 {
+        self.gone += (1.0 - self.gone) * (1.0 - random.uniform().powf(1.0 / f64::from(self.left.max(1))));
+        self.left = self.left.saturating_sub(1);
+        self.from + ((self.gone * MINUTE as f64) as u64).min(MINUTE - 1)
     }
 }
 

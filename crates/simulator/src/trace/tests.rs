@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -244,6 +246,21 @@ fn the_schema_of_2019_is_read() {
 }
 
 #[test]
+fn the_invocations_of_a_minute_are_spread_over_it() {
+    let mut trace = exact(vec![vec![]]);
+    let durations = Durations::LogNormal { median: 5.0, sigma: 0.0 };
+    trace.functions[0].source = Source::PerMinute { counts: vec![(3, 6_000), (5, 1)], durations };
+    let times: Vec<_> = trace.arrivals().map(|arrival| arrival.at.as_secs_f64()).collect();
+    assert_eq!(times.len(), 6_001);
+    assert!(times.is_sorted());
+    assert!((300.0..360.0).contains(&times[6_000]));
+    for second in 180..240 {
+        let within = times.iter().filter(|at| (f64::from(second)..f64::from(second + 1)).contains(*at)).count();
+        assert!((50..150).contains(&within), "{within} in second {second}");
+    }
+}
+
+#[test]
 fn a_directory_without_the_data_set_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let error = azure2019::read(directory.path(), None, 1, &Assumptions::default()).unwrap_err().to_string();
@@ -273,5 +290,23 @@ fn the_small_trace_is_what_the_generator_makes() {
         assert_eq!(*kept, format!("{made}/{made}"));
         // The file has whole microseconds, and mathematical libraries differ in the last digit.
         assert!((at - wanted).abs() < 1_000, "{kept} at {at}, not at {wanted}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_refused(
+        lines in prop::collection::vec("[-0-9a-z.,+]{0,40}", 0..8),
+        numbers in prop::collection::vec(("[a-c]", "[a-c]", any::<f64>(), any::<f64>()), 0..8),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trace.csv");
+        let numbers = numbers.iter().map(|(app, func, end, duration)| format!("{app},{func},{end},{duration}"));
+        let text: Vec<String> =
+            std::iter::once("app,func,end_timestamp,duration".to_owned()).chain(numbers).chain(lines).collect();
+        fs::write(&path, text.join("\n")).unwrap();
+        if let Ok(trace) = azure2021::read(&path, None, 1, &Assumptions::default()) {
+            prop_assert!(trace.arrivals().all(|arrival| arrival.duration >= SHORTEST && arrival.duration <= LONGEST));
+        }
     }
 }

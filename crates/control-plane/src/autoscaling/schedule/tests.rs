@@ -133,6 +133,19 @@ fn what_is_no_schedule_is_refused() {
 }
 
 #[test]
+fn moments_beyond_all_calendars_are_none() {
+    let ends = [Timestamp(i64::MIN), Timestamp(0), Timestamp(i64::MAX)];
+    for text in ["rate(1 minute)", "cron(0 8 * * ? *)", "at(2026-07-01T08:30:00)"] {
+        let schedule = Schedule::parse(text, None).unwrap();
+        for (now, start, end) in ends.iter().flat_map(|a| ends.iter().flat_map(move |b| ends.map(|c| (*a, *b, c)))) {
+            let bounds = Bounds { created: start, start: Some(start), end: Some(end) };
+            assert!(schedule.next(now, bounds).is_none_or(|next| next > now), "{text}");
+            assert!(schedule.last(now, bounds).is_none_or(|last| last <= now), "{text}");
+        }
+    }
+}
+
+#[test]
 fn a_day_that_never_comes_has_no_moments() {
     let schedule = Schedule::parse("cron(0 0 30 2 ? *)", None).unwrap();
     assert_eq!(schedule.next(moment_of("2026-01-01T00:00:00Z"), OPEN), None);

@@ -1,10 +1,10 @@
-//! Cold starts: a Python function through the API beside the same interpreter started bare and by other sandboxes, and a hundred
-//! environments at once.
+//! Cold starts: Python and Node.js functions through the API, the Python one beside the same interpreter started bare and by other
+//! sandboxes, and a hundred environments at once.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Firelet, Function, zip_files};
+use harness::{Client, Firelet, Function, zip_files};
 use tokio::task::JoinSet;
 
 use crate::Plan;
@@ -12,6 +12,8 @@ use crate::peers::{Interpreter, Peer};
 use crate::samples::Samples;
 
 const HELLO: &[u8] = b"def handler(event, context):\n    return 'hello'\n";
+const NODE_HELLO: &[u8] = b"exports.handler = async () => 'hello'\n";
+const NODE_RUNTIME: &str = "nodejs20.x";
 const RUNTIME: &str = "python3.12";
 const BURST: usize = 100;
 
@@ -33,10 +35,12 @@ pub async fn measure(firelet: &Firelet, plan: &Plan) -> Result<()> {
             .await?;
     }
     client.invoke("cold-0", "{}").await?;
+    let node = node_functions(&mut client, count).await?;
     let told = firelet.log().len();
 
     let mut through_api = Samples::default();
     let mut init = Samples::default();
+    let mut through_node = Samples::default();
     let mut beside: Vec<Samples> = peers.iter().map(|_| Samples::default()).collect();
     for index in 1..=count {
         let started = Instant::now();
@@ -44,6 +48,12 @@ pub async fn measure(firelet: &Firelet, plan: &Plan) -> Result<()> {
         through_api.push(started.elapsed());
         ensure!(answer.body == "\"hello\"", "cold-{index}: {:?}", answer.body);
         init.push(init_duration(&log).with_context(|| format!("no Init Duration in {log:?}"))?);
+        if node {
+            let started = Instant::now();
+            let answer = client.invoke(&format!("cold-node-{index}"), "{}").await?;
+            through_node.push(started.elapsed());
+            ensure!(answer.body == "\"hello\"", "cold-node-{index}: {:?}", answer.body);
+        }
         for (peer, samples) in peers.iter().zip(&mut beside) {
             if let Some(time) = peer.start()? {
                 samples.push(time);
@@ -52,11 +62,11 @@ pub async fn measure(firelet: &Firelet, plan: &Plan) -> Result<()> {
     }
 
     println!("\ncold starts of Python {}, ms ({count} of each, interleaved)", interpreter.version);
-    println!("{:<58} {:>8} {:>8} {:>10}", "", "p50", "p90", "x bare");
+    println!("{:<58} {:>8} {:>8} {:>8} {:>8}", "", "p50", "p90", "p99", "x bare");
     let bare = beside.first().map_or(f64::NAN, Samples::median);
     let row = |name: &str, samples: &Samples| {
-        let (median, p90) = (samples.median(), samples.quantile(0.9));
-        println!("{name:<58} {median:>8.2} {p90:>8.2} {:>10.2}", median / bare);
+        let [median, p90, p99] = [0.5, 0.9, 0.99].map(|quantile| samples.quantile(quantile));
+        println!("{name:<58} {median:>8.2} {p90:>8.2} {p99:>8.2} {:>8.2}", median / bare);
     };
     for (peer, samples) in peers.iter().zip(&beside) {
         match &peer.absent {
@@ -67,7 +77,25 @@ pub async fn measure(firelet: &Firelet, plan: &Plan) -> Result<()> {
     row("firelet: invoke of a new function, sent to answered", &through_api);
     row("firelet: Init Duration of the same invocations", &init);
     row("firelet: sandbox ready for its runtime", &ready_times(&firelet.log()[told..])?);
+    if node {
+        row("firelet: the same for Node.js 20, sent to answered", &through_node);
+    }
     Ok(())
+}
+
+/// Makes as many functions of Node.js; false where none can be had.
+async fn node_functions(client: &mut Client, count: usize) -> Result<bool> {
+    let code = zip_files(&[("index.js", 0o644, NODE_HELLO)])?;
+    for index in 0..=count {
+        let name = format!("cold-node-{index}");
+        let function = Function { memory: 1769, ..Function::new(&name, NODE_RUNTIME, "index.handler", code.clone()) };
+        client.create_function(&function).await?;
+        if index == 0 && client.invoke(&name, "{}").await?.body != "\"hello\"" {
+            println!("\n{NODE_RUNTIME} is left out: it is not there");
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The `ready_us=` of each sandbox in Firelet's log.

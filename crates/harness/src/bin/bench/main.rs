@@ -31,6 +31,8 @@ pub struct Plan {
     cold: usize,
     /// Seconds at each level of concurrency.
     seconds: u64,
+    /// Environments alive at once.
+    environments: usize,
 }
 
 fn main() -> ExitCode {
@@ -42,8 +44,8 @@ fn main() -> ExitCode {
             let arguments: Vec<String> = std::env::args().skip(2).collect();
             runtime(2).and_then(|runtime| runtime.block_on(load::run(&arguments)))
         }
-        Some("--quick") => run(Plan { warm_rounds: 5, cold: 6, seconds: 1 }),
-        None => run(Plan { warm_rounds: 200, cold: 50, seconds: 5 }),
+        Some("--quick") => run(Plan { warm_rounds: 5, cold: 6, seconds: 1, environments: 20 }),
+        None => run(Plan { warm_rounds: 200, cold: 200, seconds: 5, environments: 1_000 }),
         Some(other) => {
             Err(anyhow::anyhow!("unknown argument {other}: there are --quick and load [FUNCTIONS [VERSIONS]]"))
         }
@@ -71,6 +73,7 @@ fn run(plan: Plan) -> Result<()> {
         cold::measure(&firelet, &plan).await?;
         cold::burst(&firelet).await?;
         firelet.stop().await?;
-        memory::measure().await
+        memory::measure().await?;
+        memory::scale(plan.environments).await
     })
 }
