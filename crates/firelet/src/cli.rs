@@ -83,6 +83,17 @@ pub enum Prestart {
     Off,
 }
 
+/// How it is decided how long an idle environment is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepAlive {
+    /// All for the same time.
+    Fixed,
+    /// By how long environments of the version were idle before, where that shows a pattern, and one is made ahead of the next
+    /// invocation then; else all for the same time. `firelet simulate` compares the two.
+    Histogram,
+}
+
 /// What network functions have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -167,6 +178,9 @@ pub struct ServeOptions {
     /// How long an idle environment is kept, in seconds; Lambda keeps them 5 to 15 minutes. [default: 600]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub idle_timeout_secs: Option<u64>,
+    /// Whether that is always so. [default: fixed]
+    #[arg(long, value_enum)]
+    pub keep_alive: Option<KeepAlive>,
 }
 
 /// Where the server is.

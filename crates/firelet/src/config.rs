@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::aws::{self, AwsSettings, EndpointSettings};
-use crate::cli::{Auth, Isolation, LogFormat, Network, Prestart, ServeOptions};
+use crate::cli::{Auth, Isolation, KeepAlive, LogFormat, Network, Prestart, ServeOptions};
 
 /// Everything that `firelet serve` can be told. Unknown keys in a file are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,12 +44,17 @@ pub struct Config {
     pub runtime_dirs: Vec<PathBuf>,
     /// How long an idle environment is kept, in seconds. Default: 600.
     pub idle_timeout_secs: u64,
+    /// Whether it is always kept so long, or by how its version's environments were used before. Default: fixed.
+    pub keep_alive: KeepAlive,
     /// How long after an invocation an environment is frozen, in milliseconds. Default: 10.
     pub freeze_delay_ms: u64,
     /// Invocations in flight over all functions. Default: 1,000.
     pub account_concurrency: u32,
     /// Environments that this host may hold. Default: 1,000.
     pub max_environments: u32,
+    /// Memory that may be promised to all environments together, in MiB; 0 is no limit, since few use all that they may.
+    /// Default: 0.
+    pub max_memory_mib: u64,
     /// Disk space for unpacked code that is not in use, in MiB. Default: 10,240.
     pub code_cache_mib: u64,
     /// Days that log events are kept where a group says nothing else; 0 keeps them for ever. Default: 0.
@@ -125,9 +130,11 @@ impl Default for Config {
             strict_runtimes: false,
             runtime_dirs: vec![],
             idle_timeout_secs: 600,
+            keep_alive: KeepAlive::Fixed,
             freeze_delay_ms: 10,
             account_concurrency: 1_000,
             max_environments: 1_000,
+            max_memory_mib: 0,
             code_cache_mib: 10 * 1024,
             log_retention_days: 0,
             nat: Nat::default(),
@@ -202,6 +209,7 @@ impl Config {
         given(&mut self.microvm.kernel, &options.guest.guest_kernel);
         given(&mut self.microvm.agent, &options.guest.guest_agent);
         set(&mut self.idle_timeout_secs, options.idle_timeout_secs.as_ref());
+        set(&mut self.keep_alive, options.keep_alive.as_ref());
         self.strict_runtimes |= options.strict_runtimes;
         self.runtime_dirs.extend(options.runtime_dir.iter().cloned());
     }
@@ -309,6 +317,15 @@ mod tests {
         let config = Config::default();
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn flags_override_how_long_environments_are_kept_and_where_figures_are() {
+        let config =
+            Config::load(&options(&["--keep-alive", "histogram", "--metrics-listen", "127.0.0.1:9464"])).unwrap();
+        assert_eq!((config.keep_alive, config.metrics_listen), (KeepAlive::Histogram, "127.0.0.1:9464".parse().ok()));
+        let config = Config::load(&options(&[])).unwrap();
+        assert_eq!((config.keep_alive, config.metrics_listen), (KeepAlive::Fixed, None));
     }
 
     #[test]

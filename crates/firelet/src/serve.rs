@@ -28,7 +28,7 @@ use worker::{Credentials, IssueCredentials, Worker};
 use worker_manager::WorkerManager;
 
 use crate::aws;
-use crate::cli::{Auth, LogFormat, Network, Prestart, ServeOptions};
+use crate::cli::{Auth, KeepAlive, LogFormat, Network, Prestart, ServeOptions};
 use crate::config::Config;
 use crate::isolation::{self, Chosen};
 use crate::secrets::Secrets;
@@ -116,8 +116,13 @@ impl Server {
             worker,
             worker_manager::Options {
                 idle_timeout: config.idle_timeout(),
+                keep_alive: match config.keep_alive {
+                    KeepAlive::Fixed => worker_manager::Policy::Fixed,
+                    KeepAlive::Histogram => worker_manager::Policy::Histogram,
+                },
                 account_concurrency: config.account_concurrency,
                 max_environments: config.max_environments,
+                max_memory_mb: (config.max_memory_mib > 0).then_some(config.max_memory_mib),
                 ..worker_manager::Options::default()
             },
         );

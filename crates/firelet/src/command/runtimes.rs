@@ -46,7 +46,8 @@ async fn prepare(options: &PrepareOptions, places: &RuntimePlaces) -> anyhow::Re
     let chosen = isolation::choose(&config)?.0;
     let logs = LogStore::open(config.data_dir.join("logs.db"), LogOptions::default())?;
     let nobody = Arc::new(|_: &_| worker::Credentials::of_nobody());
-    let (worker, _) = serve::worker(&config, chosen, Catalog::discover(&config.runtimes()), logs, Arc::default(), nobody)?;
+    let (worker, _) =
+        serve::worker(&config, chosen, Catalog::discover(&config.runtimes()), logs, Arc::default(), nobody)?;
     let sizes = if options.memory.is_empty() { &[128][..] } else { &options.memory };
     for runtime in &options.runtimes {
         for &memory_mb in sizes {
