@@ -188,14 +188,16 @@ impl Collector for Asked {
             };
             let mut metric = encoder.encode_descriptor(first.name, first.help, None, kind)?;
             for figure in same {
-                let labels: Vec<(&str, &str)> = figure.labels.iter().map(|(key, value)| (*key, value.as_str())).collect();
+                let labels: Vec<(&str, &str)> =
+                    figure.labels.iter().map(|(key, value)| (*key, value.as_str())).collect();
                 let one = if labels.is_empty() { None } else { Some(metric.encode_family(&labels)?) };
                 match (one, figure.kind) {
                     (Some(one), LiveKind::Gauge) => ConstGauge::new(figure.value).encode(one)?,
                     (Some(one), LiveKind::Counter) => ConstCounter::new(figure.value).encode(one)?,
                     (None, LiveKind::Gauge) => metric.encode_gauge(&figure.value)?,
                     (None, LiveKind::Counter) => {
-                        metric.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&figure.value, None)?;
+                        metric
+                            .encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&figure.value, None)?;
                     }
                 }
             }
