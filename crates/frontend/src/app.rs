@@ -17,7 +17,6 @@ use worker_manager::{Concurrency, WorkerManager};
 
 use crate::Deps;
 use crate::auth::Auth;
-use crate::figures;
 use crate::specs::{Builder, Specs};
 
 /// How long a link to a package can be followed where requests are authenticated.
@@ -35,6 +34,8 @@ pub(crate) struct App {
     pub(crate) sessions: Arc<Sessions>,
     /// Who calls services that are kept elsewhere.
     pub(crate) upstream: Option<aws_client::Client>,
+    /// Who writes logs elsewhere too.
+    pub(crate) log_writer: Option<aws_client::logs::Writer>,
     pub(crate) specs: Specs,
     /// Held while the workers are told of a concurrency setting, so that the last word is the newest.
     pub(crate) telling: Mutex<()>,
@@ -44,20 +45,18 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(deps: Deps) -> Self {
-        let started = Instant::now();
-        figures::register(&deps.metrics, &deps, started);
-        let Deps { control_plane, workers, logs, metrics, package_path, keys, sessions, upstream, log_writer: _ } =
-            deps;
+        let Deps { control_plane, workers, logs, metrics, package_path, keys, sessions, upstream, log_writer } = deps;
         let specs = Specs::new(Builder::new(control_plane.clone(), package_path));
         Self {
             control_plane,
             workers,
             logs,
             metrics,
-            started,
+            started: Instant::now(),
             auth: keys.map(Auth::new),
             sessions,
             upstream,
+            log_writer,
             specs,
             telling: Mutex::new(()),
             completed: watch::Sender::new(()),

@@ -1,31 +1,22 @@
 //! The figures of the moment that `/metrics` shows beside what was counted.
 
-use std::time::Instant;
-
-use telemetry::metrics::{Live, LiveKind, Metrics};
+use telemetry::metrics::{Live, LiveKind};
 use worker_manager::{Figures, FunctionReport, ProvisionedStatus, ThrottleReason};
 
-use crate::Deps;
+use crate::app::App;
 
-/// Has the rooms asked whenever somebody reads the figures.
-pub(crate) fn register(metrics: &Metrics, deps: &Deps, started: Instant) {
-    let (control_plane, workers, log_writer) =
-        (deps.control_plane.clone(), deps.workers.clone(), deps.log_writer.clone());
-    metrics.add_live(move |tell| {
-        let lost = log_writer.as_ref().map_or(0, aws_client::logs::Writer::lost);
-        let mut one = |name, kind, help, value| tell(Live { name, help, kind, labels: vec![], value });
-        one("uptime_seconds", LiveKind::Gauge, "Since the start of the server", started.elapsed().as_secs_f64());
-        one("functions", LiveKind::Gauge, "Functions that there are", count(control_plane.function_count()));
-        one(
-            "log_events_lost",
-            LiveKind::Counter,
-            "Log events that the Logs endpoint did not take in time",
-            count(lost),
-        );
-        let figures = workers.figures();
-        of_the_host(&figures, &mut one);
-        of_functions(&figures, tell);
-    });
+/// Asks the rooms.
+pub(crate) fn now(app: &App) -> Vec<Live> {
+    let mut told = Vec::new();
+    let lost = app.log_writer.as_ref().map_or(0, aws_client::logs::Writer::lost);
+    let figures = app.workers.figures();
+    let mut one = |name, kind, help, value| told.push(Live { name, help, kind, labels: vec![], value });
+    one("uptime_seconds", LiveKind::Gauge, "Since the start of the server", app.started.elapsed().as_secs_f64());
+    one("functions", LiveKind::Gauge, "Functions that there are", count(app.control_plane.function_count()));
+    one("log_events_lost", LiveKind::Counter, "Log events that the Logs endpoint did not take in time", count(lost));
+    of_the_host(&figures, &mut one);
+    of_functions(&figures, &mut |figure| told.push(figure));
+    told
 }
 
 /// As the text format has numbers. What is counted here stays far below 2^53.

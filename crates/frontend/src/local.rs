@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::app::App;
 use crate::body::RequestBody;
+use crate::figures;
 use crate::reply::{self, Reply, ReplyBody, api_error};
 
 /// Beginning of every path here. No Lambda path begins so.
@@ -194,7 +195,7 @@ fn environments(app: &App) -> Reply {
 }
 
 /// What is answered where only figures are to be had.
-pub(crate) fn figures<B>(app: &App, request: &Request<B>) -> Reply {
+pub(crate) fn only_metrics<B>(app: &App, request: &Request<B>) -> Reply {
     if request.uri().path() != METRICS_PATH {
         return problem(StatusCode::NOT_FOUND, "only /metrics is answered at this address");
     }
@@ -206,7 +207,7 @@ pub(crate) fn figures<B>(app: &App, request: &Request<B>) -> Reply {
 
 /// What Prometheus reads.
 fn metrics(app: &App) -> Reply {
-    reply::reply(StatusCode::OK, METRICS, app.metrics.text())
+    reply::reply(StatusCode::OK, METRICS, app.metrics.text(figures::now(app)))
 }
 
 /// One line of the stream of events.

@@ -175,7 +175,7 @@ async fn connection(stream: TcpStream, app: Arc<App>, door: Door, _alive: mpsc::
 async fn answer(app: Arc<App>, door: Door, request: Request<Incoming>) -> Result<Reply, Infallible> {
     let id = request_id();
     if let Door::Metrics = door {
-        return Ok(local::figures(&app, &request));
+        return Ok(local::only_metrics(&app, &request));
     }
     let mut reply = match Caught(pin!(app.dispatch(request, &id))).await {
         Some(reply) => reply,

@@ -1,15 +1,14 @@
 //! What is counted and timed, in the text format of Prometheus.
 //!
 //! What happens (invocations, cold starts) is counted here when it happens. What merely is (environments alive, places taken)
-//! is asked of its owner when somebody reads, through a [`Live`] figure. The names follow the CloudWatch metrics of Lambda
+//! is asked of its owner by whoever reads, and comes as [`Live`] figures. The names follow the CloudWatch metrics of Lambda
 //! where there is one: `Invocations` is `firelet_invocations_total`, `Duration` is `firelet_duration_seconds`.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -20,6 +19,9 @@ use prometheus_client::registry::Registry;
 
 /// The media type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Before every name.
+const PREFIX: &str = "firelet";
 
 /// Upper bounds, in seconds: from a warm invocation of an empty function to the longest that there may be.
 const DURATIONS: [f64; 15] =
@@ -47,7 +49,7 @@ struct OfPhase {
 /// Everything that is measured in one server.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Mutex<Registry>,
+    registry: Registry,
     invocations: Family<OfFunction, Counter>,
     errors: Family<OfFunction, Counter>,
     durations: Family<OfFunction, Histogram>,
@@ -64,7 +66,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Nothing counted yet.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("firelet");
+        let mut registry = Registry::with_prefix(PREFIX);
         let invocations = Family::<OfFunction, Counter>::default();
         registry.register("invocations", "Invocations that reached the function's code", invocations.clone());
         let errors = Family::<OfFunction, Counter>::default();
@@ -75,7 +77,7 @@ impl Metrics {
         registry.register("cold_starts", "Environments that were initialized, by what for", cold_starts.clone());
         let phases: Family<OfPhase, Histogram> = Family::new_with_constructor(|| Histogram::new(PHASES));
         registry.register("cold_start_phase_seconds", "Where the time of cold starts went", phases.clone());
-        Self { registry: Mutex::new(registry), invocations, errors, durations, cold_starts, phases }
+        Self { registry, invocations, errors, durations, cold_starts, phases }
     }
 
     /// The counters of one function, to be kept by whoever counts: looking them up costs more than counting.
@@ -104,22 +106,16 @@ impl Metrics {
         self.durations.remove(&of);
     }
 
-    /// Has figures asked for at every reading. They are told to `sink` in the order in which they shall appear, those of one
-    /// name one after the other.
-    pub fn add_live(&self, tell: impl Fn(&mut dyn FnMut(Live)) + Send + Sync + 'static) {
-        self.lock().register_collector(Box::new(Asked(Box::new(tell))));
-    }
-
-    /// Everything, as Prometheus reads it.
-    pub fn text(&self) -> String {
+    /// Everything, as Prometheus reads it, with the figures of this moment, those of one name one after the other.
+    pub fn text(&self, now: Vec<Live>) -> String {
+        let mut live = Registry::with_prefix(PREFIX);
+        live.register_collector(Box::new(Told(now)));
         let mut text = String::new();
-        // Writing to a string does not fail.
-        let _ = encode(&mut text, &self.lock());
+        let written = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &live))
+            .and_then(|()| encode_eof(&mut text));
+        debug_assert!(written.is_ok(), "writing to a string does not fail");
         text
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,21 +162,12 @@ pub enum LiveKind {
     Counter,
 }
 
-type Tell = dyn Fn(&mut dyn FnMut(Live)) + Send + Sync;
+#[derive(Debug)]
+struct Told(Vec<Live>);
 
-struct Asked(Box<Tell>);
-
-impl fmt::Debug for Asked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Asked")
-    }
-}
-
-impl Collector for Asked {
+impl Collector for Told {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let mut figures = Vec::new();
-        (self.0)(&mut |figure| figures.push(figure));
-        for same in figures.chunk_by(|a, b| a.name == b.name) {
+        for same in self.0.chunk_by(|a, b| a.name == b.name) {
             let Some(first) = same.first() else { continue };
             let kind = match first.kind {
                 LiveKind::Gauge => MetricType::Gauge,
@@ -217,7 +204,7 @@ mod tests {
         hello.invoked(Duration::from_millis(3), false);
         hello.invoked(Duration::from_millis(30), true);
         metrics.cold_start("hello", "on-demand", &[("sandbox", Duration::from_millis(2))]);
-        let text = metrics.text();
+        let text = metrics.text(vec![]);
         for line in [
             "firelet_invocations_total{function=\"hello\"} 2",
             "firelet_errors_total{function=\"hello\"} 1",
@@ -230,11 +217,11 @@ mod tests {
         }
         assert!(text.ends_with("# EOF\n"));
         metrics.forget("hello");
-        assert!(!metrics.text().contains("firelet_invocations_total{"));
+        assert!(!metrics.text(vec![]).contains("firelet_invocations_total{"));
     }
 
     #[test]
-    fn asks_for_what_is() {
+    fn shows_what_is() {
         let metrics = Metrics::new();
         let figure = |name, kind, labels: &[(&'static str, &str)], value| Live {
             name,
@@ -243,12 +230,11 @@ mod tests {
             labels: labels.iter().map(|(key, value)| (*key, (*value).to_owned())).collect(),
             value,
         };
-        metrics.add_live(move |tell| {
-            tell(figure("places", LiveKind::Gauge, &[], 7.0));
-            tell(figure("throttles", LiveKind::Counter, &[("function", "a\"b"), ("reason", "X")], 2.0));
-            tell(figure("throttles", LiveKind::Counter, &[("function", "c"), ("reason", "X")], 3.0));
-        });
-        let text = metrics.text();
+        let text = metrics.text(vec![
+            figure("places", LiveKind::Gauge, &[], 7.0),
+            figure("throttles", LiveKind::Counter, &[("function", "a\"b"), ("reason", "X")], 2.0),
+            figure("throttles", LiveKind::Counter, &[("function", "c"), ("reason", "X")], 3.0),
+        ]);
         for line in [
             "# TYPE firelet_places gauge",
             "firelet_places 7.0",
