@@ -264,6 +264,36 @@ impl ControlPlane {
         all.filter(|target| resource.is_none_or(|resource| *resource == target.resource)).collect()
     }
 
+    /// The names of what targets have; with none asked for, all of them.
+    fn named<T>(
+        &self,
+        resource: Option<&Resource>,
+        names: &[String],
+        request: &Page,
+        of: fn(&Target) -> &BTreeMap<String, T>,
+    ) -> Listed<(Arc<Target>, String)> {
+        let all = self.targets_of(resource);
+        let items = all.iter().flat_map(|target| {
+            let wanted = of(target).keys().filter(|name| names.is_empty() || names.contains(name));
+            wanted.map(|name| (format!("{}\0{name}", target.resource), (Arc::clone(target), name.clone())))
+        });
+        page(items, request)
+    }
+
+    /// Removes what a target has under a name.
+    async fn remove_named<T>(
+        &self,
+        resource: &Resource,
+        name: &str,
+        absent: impl Fn() -> ScalingError,
+        of: fn(&mut Target) -> &mut BTreeMap<String, T>,
+    ) -> Result<(), ScalingError> {
+        self.scalable_target(resource).ok_or_else(&absent)?;
+        let remove = |target: &mut Target| of(target).remove(name).map(drop).ok_or_else(&absent);
+        self.change_target(resource, remove).await?;
+        Ok(())
+    }
+
     /// Changes a target that has to be there.
     async fn change_target(
         &self,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::record::{Resource, ScheduledAction, Target};
 use super::schedule::{Bounds, Schedule, ScheduleError};
-use super::{Listed, Page, ScalingError, page, place};
+use super::{Listed, Page, ScalingError, place};
 use crate::plane::ControlPlane;
 use crate::record::Timestamp;
 
@@ -87,10 +87,7 @@ impl ControlPlane {
             let place = place(resource);
             ScalingError::NotFound(format!("No scheduled action found for {place}, scheduled action name: {name}"))
         };
-        self.scalable_target(resource).ok_or_else(absent)?;
-        let delete = |target: &mut Target| target.actions.remove(name).map(drop).ok_or_else(absent);
-        self.change_target(resource, delete).await?;
-        Ok(())
+        self.remove_named(resource, name, absent, |target| &mut target.actions).await
     }
 
     /// DescribeScheduledActions: targets with the names of their actions.
@@ -103,12 +100,7 @@ impl ControlPlane {
         names: &[String],
         request: &Page,
     ) -> Listed<(Arc<Target>, String)> {
-        let all = self.targets_of(resource);
-        let items = all.iter().flat_map(|target| {
-            let wanted = target.actions.keys().filter(|name| names.is_empty() || names.contains(name));
-            wanted.map(|name| (format!("{}\0{name}", target.resource), (Arc::clone(target), name.clone())))
-        });
-        page(items, request)
+        self.named(resource, names, request, |target| &target.actions)
     }
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::record::{Metric, Policy, Resource, Target};
 use super::tracking::Alarm;
-use super::{Listed, Page, ScalingError, page, place};
+use super::{Listed, Page, ScalingError, place};
 use crate::plane::ControlPlane;
 use crate::record::Timestamp;
 
@@ -85,10 +85,7 @@ impl ControlPlane {
             let place = place(resource);
             ScalingError::NotFound(format!("No scaling policy found for {place}, policy name: {name}"))
         };
-        self.scalable_target(resource).ok_or_else(absent)?;
-        let delete = |target: &mut Target| target.policies.remove(name).map(drop).ok_or_else(absent);
-        self.change_target(resource, delete).await?;
-        Ok(())
+        self.remove_named(resource, name, absent, |target| &mut target.policies).await
     }
 
     /// DescribeScalingPolicies: targets with the names of their policies.
@@ -101,11 +98,6 @@ impl ControlPlane {
         names: &[String],
         request: &Page,
     ) -> Listed<(Arc<Target>, String)> {
-        let all = self.targets_of(resource);
-        let items = all.iter().flat_map(|target| {
-            let wanted = target.policies.keys().filter(|name| names.is_empty() || names.contains(name));
-            wanted.map(|name| (format!("{}\0{name}", target.resource), (Arc::clone(target), name.clone())))
-        });
-        page(items, request)
+        self.named(resource, names, request, |target| &target.policies)
     }
 }
