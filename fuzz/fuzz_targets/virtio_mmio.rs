@@ -32,7 +32,7 @@ fuzz_target!(|input: (Vec<(u8, u16, u32)>, &[u8])| {
     let memory = Memory::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("a small mapping");
     memory.write_slice(&contents[..contents.len().min(MEMORY)], GuestAddress(0)).expect("fits");
     let device = Arc::new(Mutex::new(Entropy::new()));
-    let mut transport = Transport::new(device, memory.clone(), irq()).expect("eventfds");
+    let mut transport = Transport::new(device, memory.clone(), irq(), Vec::new()).expect("eventfds");
     let mut thread = events(&transport);
     for (kind, offset, value) in steps.into_iter().take(200) {
         let bytes = value.to_le_bytes();
@@ -47,7 +47,7 @@ fuzz_target!(|input: (Vec<(u8, u16, u32)>, &[u8])| {
             3 => {
                 let state = transport.save();
                 let device = Arc::new(Mutex::new(Entropy::new()));
-                transport = Transport::restore(&state, device, memory.clone(), irq()).expect("what it saved itself");
+                transport = Transport::restore(&state, device, memory.clone(), irq(), Vec::new()).expect("what it saved itself");
                 thread = events(&transport);
             }
             // An honest driver's steps, so that the fuzzer need not find them all.
