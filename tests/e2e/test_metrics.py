@@ -42,6 +42,10 @@ def test_invocations_errors_and_cold_starts_are_counted(firelet):
     assert figures["firelet_cold_start_phase_seconds_count", (("phase", "init"),)] >= 1
     assert figures["firelet_functions", ()] >= 1
 
+    firelet.lambda_.delete_function(FunctionName=function.name)
+    counted = ("firelet_invocations_total", "firelet_errors_total", "firelet_duration_seconds_count", "firelet_cold_starts_total")
+    assert not [name for name, labels in read(firelet.url) if name in counted and of[0] in labels]
+
 
 def test_only_figures_are_to_be_had_at_their_own_address(start_firelet):
     with socket.socket() as free:

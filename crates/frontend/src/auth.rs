@@ -275,8 +275,7 @@ fn head<'a>(method: &'a Method, uri: &'a Uri, headers: &'a [(&'a str, &'a str)])
 fn limit(request: &Request<Incoming>) -> u64 {
     match Target::of(request) {
         Target::Logs | Target::Autoscaling | Target::Query => MAX_SIDE_BODY,
-        Target::Lambda if request.uri().path().starts_with(local::PREFIX) => 0,
-        Target::Lambda if request.uri().path() == local::METRICS_PATH => 0,
+        Target::Lambda if local::is_here(request.uri().path()) => 0,
         Target::Lambda => {
             let uri = request.uri();
             let routed = aws_model::route(request.method().as_str(), uri.path(), uri.query());

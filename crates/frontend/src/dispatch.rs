@@ -49,7 +49,7 @@ impl App {
 
     async fn serve(self: &Arc<Self>, request: Request<RequestBody>, request_id: &str) -> Reply {
         let path = request.uri().path();
-        if path == local::METRICS_PATH || path.starts_with(local::PREFIX) {
+        if local::is_here(path) {
             if let Some(Caller { identity: Identity::Session(session), .. }) = request.extensions().get() {
                 let message = format!("User: {} is not authorized: only access keys of the account are", session.arn());
                 return Denial::Forbidden(message).reply(Target::Lambda, request_id);

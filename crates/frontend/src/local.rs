@@ -37,6 +37,11 @@ const LINES_AHEAD: usize = 256;
 /// An empty line this often tells a dead client from a quiet function.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
+/// Whether a path is answered here.
+pub(crate) fn is_here(path: &str) -> bool {
+    path == METRICS_PATH || path.starts_with(PREFIX)
+}
+
 pub(crate) async fn dispatch(app: &App, request: Request<RequestBody>) -> Reply {
     let path = request.uri().path();
     if request.method() != Method::GET {

@@ -17,6 +17,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::lines::InitType;
+
 /// The media type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -90,9 +92,9 @@ impl Metrics {
         }
     }
 
-    /// An environment was initialized. `kind` is its initialization type, as `AWS_LAMBDA_INITIALIZATION_TYPE` has it.
-    pub fn cold_start(&self, function: &str, kind: &'static str, phases: &[(&'static str, Duration)]) {
-        self.cold_starts.get_or_create(&OfColdStart { function: function.to_owned(), kind }).inc();
+    /// An environment was initialized.
+    pub fn cold_start(&self, function: &str, kind: InitType, phases: &[(&'static str, Duration)]) {
+        self.cold_starts.get_or_create(&OfColdStart { function: function.to_owned(), kind: kind.name() }).inc();
         for (phase, took) in phases {
             self.phases.get_or_create(&OfPhase { phase }).observe(took.as_secs_f64());
         }
@@ -104,6 +106,9 @@ impl Metrics {
         self.invocations.remove(&of);
         self.errors.remove(&of);
         self.durations.remove(&of);
+        for kind in [InitType::OnDemand, InitType::Provisioned, InitType::SnapStart] {
+            self.cold_starts.remove(&OfColdStart { function: function.to_owned(), kind: kind.name() });
+        }
     }
 
     /// Everything, as Prometheus reads it, with the figures of this moment, those of one name one after the other.
@@ -203,7 +208,7 @@ mod tests {
         let hello = metrics.function("hello");
         hello.invoked(Duration::from_millis(3), false);
         hello.invoked(Duration::from_millis(30), true);
-        metrics.cold_start("hello", "on-demand", &[("sandbox", Duration::from_millis(2))]);
+        metrics.cold_start("hello", InitType::OnDemand, &[("sandbox", Duration::from_millis(2))]);
         let text = metrics.text(vec![]);
         for line in [
             "firelet_invocations_total{function=\"hello\"} 2",
@@ -217,7 +222,8 @@ mod tests {
         }
         assert!(text.ends_with("# EOF\n"));
         metrics.forget("hello");
-        assert!(!metrics.text(vec![]).contains("firelet_invocations_total{"));
+        let text = metrics.text(vec![]);
+        assert!(!text.contains("firelet_invocations_total{") && !text.contains("hello"), "{text}");
     }
 
     #[test]

@@ -322,7 +322,7 @@ impl Inner {
             ("sandbox", Duration::from_micros(cold_start.sandbox_us)),
             ("init", Duration::from_micros(cold_start.init_us)),
         ];
-        self.metrics.cold_start(&entry.function, kind.name(), &phases);
+        self.metrics.cold_start(&entry.function, kind, &phases);
         let mut environments = self.lock();
         if environments.cold_starts.len() == COLD_STARTS_KEPT {
             environments.cold_starts.drain(..COLD_STARTS_KEPT / 2);

@@ -46,6 +46,9 @@ pub(super) async fn delete(app: &App, input: &Input) -> Result<Reply, ApiError> 
         // `$LATEST` goes only with the whole function.
         let id = Some(version.id).filter(|id| *id != VersionId::Latest);
         app.retire(&version.function, id);
+        if id.is_none() {
+            app.metrics.forget(&version.function);
+        }
     }
     concurrency::tell(app, input);
     // The model lets the answer choose between 200, 202 and 204.
