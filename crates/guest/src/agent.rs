@@ -51,7 +51,7 @@ use crate::runtime::{Slot, serve_owner};
 /// Where the Runtime API listens, as on Lambda.
 const API_PORT: u16 = 9001;
 /// How long a stream's connection may take to say which stream it wants.
-const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+const STREAM_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the agent works.
 #[derive(Debug, Clone)]

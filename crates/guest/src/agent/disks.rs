@@ -14,7 +14,7 @@ use rustix::mount::{
 use crate::control::{FileSystem, Mount};
 
 /// How long a drive that was exchanged may take to get its new size.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// As long as this the agent looks again at once: the kernel hears of a new size right after the machine goes on.
 const IMPATIENCE: Duration = Duration::from_millis(3);
 /// Devices that programs expect: name, major and minor number (Documentation/admin-guide/devices.txt).

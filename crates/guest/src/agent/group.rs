@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::control::Reply;
 
 /// How long killed or frozen processes may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// See [`Group::entry`].

@@ -30,7 +30,7 @@ use super::unheard::Unheard;
 use crate::control::{Event, Reply, Spawn, Step};
 
 /// How long an interpreter may take until it waits for its environment.
-const PRESTART_PATIENCE: Duration = Duration::from_secs(60);
+const PRESTART_PATIENCE: Duration = Duration::from_secs(240);
 /// How long the host may take to fetch what a process that has ended left in its pipes, before it hears of the end.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 

@@ -27,7 +27,7 @@ use crate::create::failed;
 use crate::{CreateError, ProcessSpec, SandboxSpec};
 
 /// How long a machine may take from its start until it is a base.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// How often a machine that boots is asked whether its agent is there.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
 /// Base snapshots that are kept in memory; each takes as much as its machine has used, mostly some 40 MiB.
