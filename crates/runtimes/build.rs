@@ -1,7 +1,8 @@
-//! Compiles the Java bootstrap, so that hosts need only a Java runtime and not a compiler.
+//! Compiles the Java bootstrap, and the native part of Node.js's, so that hosts need only the runtimes and no compilers.
 //!
 //! Without a `javac` of release 11 or newer the build goes on, and the catalog says why Java is not available. Without a C
-//! compiler or the JDK's headers Java is available, but no JVM can be started ahead of its function.
+//! compiler or the JDK's headers Java is available, but no JVM can be started ahead of its function. Without a C compiler
+//! Node.js is available, but its functions cannot be kept as snapshots.
 
 use std::env;
 use std::fmt::Write as _;
@@ -28,8 +29,8 @@ fn main() -> io::Result<()> {
     let javac = find_javac().ok_or_else(|| "firelet was built on a machine without javac".to_owned());
     let compiled = javac.and_then(|javac| {
         // The interfaces of aws-lambda-java-core are not the runtime's: functions may bring their own.
-        compile(&javac, &sources.join("firelet"), &laid_out.join("java"))?;
-        compile(&javac, &sources.join("api"), &laid_out.join("java-api"))?;
+        compile(&javac, &[&sources.join("firelet"), &sources.join("crac")], &laid_out.join("java"))?;
+        compile(&javac, &[&sources.join("api")], &laid_out.join("java-api"))?;
         Ok(javac)
     });
     let missing = compiled.as_ref().err();
@@ -56,21 +57,38 @@ fn main() -> io::Result<()> {
     table.push_str("];\n");
     let _ = writeln!(table, "const JAVA_MISSING: Option<&str> = {missing:?};");
     let _ = writeln!(table, "const JAVA_WAITS: bool = {waits};");
+    table.push_str(&node_table(&out.join("reseed.node")));
     fs::write(out.join("java_classes.rs"), table)
+}
+
+/// Builds the native part of the Node.js bootstrap; the table is empty where that cannot be.
+fn node_table(library: &Path) -> String {
+    let source = Path::new("../../runtimes/nodejs/reseed.c");
+    println!("cargo::rerun-if-changed={}", source.display());
+    let files = match compile_c(&[], source, library) {
+        Ok(()) => format!("(\"reseed.node\", include_bytes!({:?}))", library.display().to_string()),
+        Err(reason) => {
+            println!("cargo::warning=no SnapStart for Node.js: {reason}");
+            String::new()
+        }
+    };
+    format!("const NODE_NATIVE: &[File] = &[{files}];\n")
 }
 
 /// Builds the native part of what takes an environment over; the error says why not.
 fn build_library(javac: &Path, source: &Path, library: &Path) -> Result<(), String> {
     let javac = fs::canonicalize(javac).map_err(|error| format!("{}: {error}", javac.display()))?;
     let home = javac.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    compile_c(&[home.join("include"), home.join("include/linux")], source, library)
+}
+
+/// Builds a shared library of one file; the error says why not.
+fn compile_c(headers: &[PathBuf], source: &Path, library: &Path) -> Result<(), String> {
     let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
     let output = Command::new(&compiler)
         .args(["-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o"])
         .arg(library)
-        .arg("-I")
-        .arg(home.join("include"))
-        .arg("-I")
-        .arg(home.join("include/linux"))
+        .args(headers.iter().flat_map(|dir| ["-I".into(), dir.clone().into_os_string()]))
         .arg(source)
         .output()
         .map_err(|error| format!("{} does not run: {error}", compiler.display()))?;
@@ -82,9 +100,12 @@ fn build_library(javac: &Path, source: &Path, library: &Path) -> Result<(), Stri
     Err(format!("{} failed: {text}", compiler.display()))
 }
 
-/// Compiles everything below `sources` into `classes`; the error says why not.
-fn compile(javac: &Path, sources: &Path, classes: &Path) -> Result<(), String> {
-    let files = files_below(sources, "java").map_err(|error| error.to_string())?;
+/// Compiles everything below the directories of `sources` into `classes`; the error says why not.
+fn compile(javac: &Path, sources: &[&Path], classes: &Path) -> Result<(), String> {
+    let mut files = Vec::new();
+    for dir in sources {
+        files.extend(files_below(dir, "java").map_err(|error| error.to_string())?);
+    }
     let output = Command::new(javac)
         .args(["--release", "11", "-encoding", "UTF-8", "-g:source,lines", INLINE_STRINGS, "-d"])
         .arg(classes)

@@ -12,6 +12,7 @@ const { RuntimeApi } = require('./runtime-api.cjs');
 const { createResponseStream, HttpResponseStream } = require('./streaming.cjs');
 const { logError, patchConsole, setInvocation } = require('./console.cjs');
 const errors = require('./errors.cjs');
+const snapshot = require('./snapshot.cjs');
 
 const STREAMING = Symbol.for('aws.lambda.runtime.handler.streaming');
 const HIGH_WATER_MARK = Symbol.for('aws.lambda.runtime.handler.streaming.highWaterMark');
@@ -82,6 +83,7 @@ async function loadHandler(root, handler) {
         return target;
       },
       HttpResponseStream,
+      ...snapshot.registration,
     };
   }
   let loaded;
@@ -340,6 +342,13 @@ async function main() {
     logError('Uncaught Exception', error);
     onError.uncaughtException(error);
     return;
+  }
+  if (snapshot.wanted()) {
+    const failed = (what, error, report, code) => {
+      logError(what, error);
+      report(() => process.exit(code));
+    };
+    if (!(await snapshot.completeInit(api, failed))) return;
   }
   new Runtime(api, handler, onError).scheduleIteration();
 }

@@ -176,9 +176,20 @@ class RuntimeApi {
     this.post(this.path(id, 'error'), JSON.stringify(body), headers, 'error', done);
   }
 
-  failInit(error, done) {
+  failInit(error, done, type) {
     const body = report(error);
-    this.post(`${PREFIX}init/error`, JSON.stringify(body), errorHeaders(body), 'error', done);
+    this.post(`${PREFIX}init/error`, JSON.stringify(body), errorHeaders(body, type), 'error', done);
+  }
+
+  // Says that the snapshot can be taken; resolves when the process has been restored from it.
+  async restoreNext() {
+    const { status, body } = await this.exchange(`GET ${PREFIX}restore/next HTTP/1.1\r\n${this.common}\r\n`);
+    if (status !== 200) throw new Error(`the Runtime API refused restore/next with status ${status}: ${body}`);
+  }
+
+  failRestore(error, done, type) {
+    const body = report(error);
+    this.post(`${PREFIX}restore/error`, JSON.stringify(body), errorHeaders(body, type), 'error', done);
   }
 
   post(path, text, headers, what, done) {
@@ -209,9 +220,9 @@ class RuntimeApi {
   }
 }
 
-function errorHeaders(body) {
-  const type = String(body.errorType).replace(/[^\x20-\x7e]/g, '?');
-  return `Content-Type: application/json\r\nLambda-Runtime-Function-Error-Type: ${type}\r\n`;
+function errorHeaders(body, type = body.errorType) {
+  const clean = String(type).replace(/[^\x20-\x7e]/g, '?');
+  return `Content-Type: application/json\r\nLambda-Runtime-Function-Error-Type: ${clean}\r\n`;
 }
 
 module.exports = { RuntimeApi };

@@ -44,10 +44,24 @@ class RuntimeApi:
             headers += "Lambda-Runtime-Function-XRay-Error-Cause: %s\r\n" % xray_cause
         return self._post("invocation/%s/error" % request_id, dumps(error).encode("utf-8", "replace"), headers)
 
-    def fail_init(self, error):
+    def fail_init(self, error, kind=None):
+        return self._report("init/error", error, kind or error["errorType"])
+
+    def fail_restore(self, error, kind):
+        return self._report("restore/error", error, kind)
+
+    def restore_next(self):
+        """Says that the snapshot can be taken; returns when the process has been restored from it."""
+        request = "GET %srestore/next HTTP/1.1\r\n%s\r\n" % (self._PREFIX, self._common)
+        status, _, body = self._exchange(request.encode("ascii"))
+        if status != 200:
+            text = "the Runtime API refused restore/next with status %d: %s"
+            raise ApiError(text % (status, body.decode("utf-8", "replace")))
+
+    def _report(self, path, error, kind):
         headers = "Content-Type: application/json\r\n"
-        headers += "Lambda-Runtime-Function-Error-Type: %s\r\n" % _header_value(error["errorType"])
-        return self._post("init/error", dumps(error).encode("utf-8", "replace"), headers)
+        headers += "Lambda-Runtime-Function-Error-Type: %s\r\n" % _header_value(kind)
+        return self._post(path, dumps(error).encode("utf-8", "replace"), headers)
 
     def _post(self, path, body, headers):
         head = "POST %s%s HTTP/1.1\r\n%s%sContent-Length: %d\r\n\r\n"

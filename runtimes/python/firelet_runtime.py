@@ -242,7 +242,7 @@ def _frames(tb):
 
     frames = [(f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(tb)]
     for index, frame in enumerate(frames):
-        if not frame[0].endswith(("/firelet_runtime.py", "/bootstrap.py")):
+        if not frame[0].endswith(("/firelet_runtime.py", "/firelet_snapstart.py", "/bootstrap.py")):
             return frames[index:]
     return frames
 
@@ -424,6 +424,10 @@ def main():
         sink.flush()
         api.fail_init(error)
         sys.exit(1)
+    if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+        from firelet_snapstart import complete_init
+
+        complete_init(api, sink)
     try:
         _serve(api, function, sink)
     finally:

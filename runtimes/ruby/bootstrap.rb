@@ -221,6 +221,16 @@ module Firelet
       post('init/error', body, "Content-Type: application/json\r\nLambda-Runtime-Function-Error-Type: #{type}\r\n")
     end
 
+    # Says that the snapshot can be taken; returns when the process has been restored from it.
+    def restore_next
+      status, _, body = exchange("GET #{PREFIX}restore/next HTTP/1.1\r\n#{@common}\r\n")
+      raise Error, "the Runtime API refused restore/next with status #{status}: #{body}" unless status == 200
+    end
+
+    def fail_restore(body, type)
+      post('restore/error', body, "Content-Type: application/json\r\nLambda-Runtime-Function-Error-Type: #{type}\r\n")
+    end
+
     private
 
     def post(path, body, headers)
@@ -315,6 +325,8 @@ module Firelet
 
   # An exception of the function's in the forms in which it is reported.
   class Report
+    OWN = "#{__dir__}/"
+
     attr_reader :type
 
     def initialize(error, phase)
@@ -343,7 +355,7 @@ module Firelet
 
     # The function's own frames: what is below the runtime's is of no use to anybody.
     def trace(error)
-      (error.backtrace_locations || []).first(100).take_while { |place| place.absolute_path != __FILE__ }
+      (error.backtrace_locations || []).first(100).take_while { |place| !place.absolute_path.to_s.start_with?(OWN) }
     end
   end
 
@@ -391,10 +403,47 @@ module Firelet
         @api.fail_init(report.json, report.type)
         exit!(252)
       end
+      complete_snapshot if ENV['AWS_LAMBDA_INITIALIZATION_TYPE'] == 'snap-start'
       loop { serve(*@api.next_invocation) }
     end
 
     private
+
+    # The hooks before the snapshot, the wait for the restore, the hooks after it. The process stands in `restore/next`
+    # while the snapshot is taken; each clone returns from there on its own.
+    def complete_snapshot
+      begin
+        SnapshotRestore.run_before_snapshot if defined?(SnapshotRestore)
+        end_lines
+        @api.restore_next
+      rescue Exception => e # rubocop:disable Lint/RescueException -- whatever a hook raises ends the init
+        report = failed_hook(e, 'Init', 'Error raised before the snapshot')
+        @api.fail_init(report.json, 'Runtime.BeforeSnapshotError')
+        exit!(64)
+      end
+      begin
+        draw_anew
+        SnapshotRestore.run_after_restore if defined?(SnapshotRestore)
+        end_lines
+      rescue Exception => e # rubocop:disable Lint/RescueException -- whatever a hook raises ends the restore
+        report = failed_hook(e, 'Restore', 'Error raised after the restore')
+        @api.fail_restore(report.json, 'Runtime.AfterRestoreError')
+        exit!(65)
+      end
+    end
+
+    # The generators of this process, which otherwise would go on alike in all clones. SecureRandom asks the kernel.
+    def draw_anew
+      Random.srand
+      OpenSSL::Random.random_add(Random.urandom(64), 64.0) if defined?(OpenSSL::Random)
+    end
+
+    def failed_hook(error, phase, heading)
+      report = Report.new(error, phase)
+      report.log(heading)
+      end_lines
+      report
+    end
 
     def open_logs
       Firelet.json_format = ENV['AWS_LAMBDA_LOG_FORMAT'].to_s.casecmp?('JSON')

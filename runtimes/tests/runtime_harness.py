@@ -92,8 +92,9 @@ class _Api(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, invocations):
+    def __init__(self, invocations, on_restore):
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.on_restore = on_restore
         self.waiting = list(invocations)
         self.answer = 202
         self.posts = []
@@ -122,6 +123,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         api = self.server
+        if self.path == "/2018-06-01/runtime/restore/next":
+            if api.on_restore is None:
+                self.reply(404)
+                return
+            api.on_restore()
+            self.reply(200)
+            # As the connections of a process that is restored on another day.
+            self.close_connection = True
+            return
         with api.lock:
             api.nexts += 1
             item = api.waiting.pop(0) if api.waiting else None
@@ -160,13 +170,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.reply(api.answer, b'{"status":"OK"}\n', {"Content-Type": "application/json"})
 
 
-def run(command, task, handler, invocations=(), env=None, log_fd=False, arguments=(), prestart=None, start_in="/"):
+def run(command, task, handler, invocations=(), env=None, log_fd=False, arguments=(), prestart=None, start_in="/", on_restore=None):
     """Starts a runtime in directory `task` and serves it `invocations`.
 
+    With `on_restore` it is an environment of a snapshot: the function is called while the runtime waits in
+    `restore/next`, whose connection ends with the answer.
     With `prestart`, an environment, it is started with that alone, and is given its own and its directory once it waits;
     `task` is an empty directory before.
     """
-    api = _Api(invocations)
+    api = _Api(invocations, on_restore)
     threading.Thread(target=api.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     environment = {
         "PATH": os.environ["PATH"],
@@ -254,13 +266,19 @@ def run(command, task, handler, invocations=(), env=None, log_fd=False, argument
 def lay_out_java(runtime, javac):
     """Compiles the Java runtime into `runtime`, as it is laid out at /var/runtime."""
     sources = RUNTIMES / "java"
-    for package, folder in (("firelet", "java"), ("api", "java-api")):
-        files = sorted(map(str, (sources / package).rglob("*.java")))
+    for packages, folder in ((("firelet", "crac"), "java"), (("api",), "java-api")):
+        files = sorted(str(file) for package in packages for file in (sources / package).rglob("*.java"))
         subprocess.run([javac, "--release", "11", "-XDstringConcat=inline", "-d", runtime / folder, *files], check=True)
     include = Path(javac).resolve().parent.parent / "include"
     library = ["-o", runtime / "libenvironment.so", sources / "environment.c"]
     subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-I", include, "-I", include / "linux", *library], check=True)
     shutil.copy(sources / "bootstrap", runtime)
+
+
+def lay_out_node(runtime):
+    """Puts the Node.js runtime and its native part into `runtime`, as it is laid out at /var/runtime."""
+    shutil.copytree(RUNTIMES / "nodejs", runtime)
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", runtime / "reseed.node", runtime / "reseed.c"], check=True)
 
 
 def parse_frames(data):

@@ -45,6 +45,8 @@ const PYTHON: &[File] = runtime_files![
     "firelet_prestart.py" from "python/firelet_prestart.py",
     "firelet_runtime.py" from "python/firelet_runtime.py",
     "firelet_logging.py" from "python/firelet_logging.py",
+    "firelet_snapstart.py" from "python/firelet_snapstart.py",
+    "snapshot_restore_py.py" from "python/snapshot_restore_py.py",
 ];
 
 const NODEJS: &[File] = runtime_files![
@@ -54,27 +56,31 @@ const NODEJS: &[File] = runtime_files![
     "errors.cjs" from "nodejs/errors.cjs",
     "prestart.cjs" from "nodejs/prestart.cjs",
     "runtime-api.cjs" from "nodejs/runtime-api.cjs",
+    "snapshot.cjs" from "nodejs/snapshot.cjs",
     "streaming.cjs" from "nodejs/streaming.cjs",
     "warm.js" from "nodejs/warm.js",
     "warm-module.mjs" from "nodejs/warm-module.mjs",
 ];
 
-const RUBY: &[File] = runtime_files!["bootstrap.rb" from "ruby/bootstrap.rb"];
+const RUBY: &[File] = runtime_files![
+    "bootstrap.rb" from "ruby/bootstrap.rb",
+    "lib/snapshot_restore.rb" from "ruby/lib/snapshot_restore.rb",
+];
 
 const JAVA: &[File] = runtime_files!["bootstrap" from "java/bootstrap"];
 
-// The compiled classes, why there are none, and whether the native part is among them.
+// The compiled classes, why there are none, and whether the native part is among them; the native part for Node.js.
 include!(concat!(env!("OUT_DIR"), "/java_classes.rs"));
 
 fn files(language: Language) -> impl Iterator<Item = &'static File> {
-    let (files, classes): (&[File], &[File]) = match language {
+    let (files, compiled): (&[File], &[File]) = match language {
         Language::Python => (PYTHON, &[]),
-        Language::Nodejs => (NODEJS, &[]),
+        Language::Nodejs => (NODEJS, NODE_NATIVE),
         Language::Ruby => (RUBY, &[]),
         Language::Java => (JAVA, JAVA_CLASSES),
         Language::Provided => (&[], &[]),
     };
-    files.iter().chain(classes)
+    files.iter().chain(compiled)
 }
 
 /// Why functions of this language cannot run although an interpreter is there; `None` if they can.
@@ -206,6 +212,9 @@ mod tests {
         assert_eq!(written.permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::metadata(first.join("bootstrap")).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::metadata(first.join("bootstrap.cjs")).unwrap().permissions().mode() & 0o777, 0o644);
+
+        // As on every machine that builds Firelet and has a C compiler, which its dependencies need.
+        assert!(fs::read(first.join("reseed.node")).unwrap().starts_with(b"\x7fELF"));
 
         assert_eq!(lay_out(data.path(), &node()).unwrap(), first);
         assert_eq!(fs::metadata(&first).unwrap().modified().unwrap(), written.modified().unwrap());

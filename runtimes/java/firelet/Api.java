@@ -45,10 +45,20 @@ final class Api {
 
     /** Waits for an invocation. */
     Answer next() throws IOException {
-        Answer answer = exchange(("GET " + PREFIX + "invocation/next HTTP/1.1\r\n" + common + "\r\n").getBytes(StandardCharsets.UTF_8), new byte[0]);
+        return get("invocation/next");
+    }
+
+    /** Says that the snapshot can be taken; returns when the process has been restored from it. */
+    void restoreNext() throws IOException {
+        get("restore/next");
+    }
+
+    private Answer get(String path) throws IOException {
+        String head = "GET " + PREFIX + path + " HTTP/1.1\r\n" + common + "\r\n";
+        Answer answer = exchange(head.getBytes(StandardCharsets.UTF_8), new byte[0]);
         if (answer.status != 200) {
             String body = new String(answer.body, StandardCharsets.UTF_8);
-            throw new IOException("the Runtime API refused next with status " + answer.status + ": " + body);
+            throw new IOException("the Runtime API refused " + path + " with status " + answer.status + ": " + body);
         }
         return answer;
     }
@@ -68,6 +78,11 @@ final class Api {
     void failInit(Map<String, Object> error, String type) throws IOException {
         String headers = "Lambda-Runtime-Function-Error-Type: " + type + "\r\n";
         post("init/error", Json.write(error).getBytes(StandardCharsets.UTF_8), headers, "error");
+    }
+
+    void failRestore(Map<String, Object> error, String type) throws IOException {
+        String headers = "Lambda-Runtime-Function-Error-Type: " + type + "\r\n";
+        post("restore/error", Json.write(error).getBytes(StandardCharsets.UTF_8), headers, "error");
     }
 
     private void post(String path, byte[] body, String headers, String what) throws IOException {

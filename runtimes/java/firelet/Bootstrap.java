@@ -2,7 +2,7 @@
 //
 // Java 11 or newer; compiled when Firelet is built. Refers to no class of aws-lambda-java-core: those that a function
 // brings are found by name. What a function can observe (error reports, log texts, which faults end the process) follows
-// Lambda's own client. Not supported: CRaC hooks, custom POJO serializers.
+// Lambda's own client. Not supported: custom POJO serializers.
 package firelet;
 
 import java.io.IOError;
@@ -43,6 +43,7 @@ public final class Bootstrap {
                 System.exit(1);
             }
         }
+        if (SnapStart.isWanted()) SnapStart.completeInit(api, logs);
         while (serve(api, handler, fault, logs)) {}
         System.exit(1);
     }
@@ -83,7 +84,7 @@ public final class Bootstrap {
         return report;
     }
 
-    private static Map<String, Object> report(Throwable thrown) {
+    static Map<String, Object> report(Throwable thrown) {
         List<Object> frames = new ArrayList<>();
         for (StackTraceElement frame : thrown.getStackTrace()) frames.add(frame.toString());
         Map<String, Object> report = new LinkedHashMap<>();
