@@ -234,6 +234,7 @@ fn credentials(roles: Roles, sessions: Arc<Sessions>) -> IssueCredentials {
                 access_key_id: session.access_key_id,
                 secret_access_key: session.secret_access_key,
                 session_token: session.session_token,
+                expires: SystemTime::now() + FUNCTION_SESSION,
             },
             Err(error) => {
                 tracing::error!(function = spec.function_name, %error, "a function gets credentials of nobody");

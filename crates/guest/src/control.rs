@@ -16,7 +16,7 @@ pub const STREAMS: u32 = 2;
 /// The port of the Runtime API's owner; see [`crate::runtime`].
 pub const RUNTIME: u32 = 3;
 /// Of these messages; an agent of another version is refused by the host.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// From the host.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -11,7 +11,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use crate::machine::{Action, CallId, Input, Machine};
-use crate::{Event, ExtensionEvent, Extensions, Invocation, Options, Outcome, Refusal, ShutdownReason, server};
+use crate::{
+    Credentials, Event, ExtensionEvent, Extensions, Invocation, Options, Outcome, Refusal, ShutdownReason, server,
+};
 
 /// Bodies of error reports and registrations that are read at a time; the others wait, so that their size bounds memory.
 const SMALL_BODIES: usize = 8;
@@ -131,6 +133,11 @@ impl RuntimeApi {
         self.shared().lock().step(Input::Restore).map_err(|_| RestoreRefused)
     }
 
+    /// What [`Options::credentials_token`] opens from now on; `None` takes it away.
+    pub fn set_credentials(&self, credentials: Option<Credentials>) {
+        self.shared().lock().credentials = credentials;
+    }
+
     /// Ends the server: every connection is closed, no event follows, the invocation in hand is dropped.
     pub fn close(&self) {
         self.shared().close();
@@ -186,6 +193,7 @@ struct Inner {
     /// Calls that wait for something to come; few, so a list.
     parked: Vec<(CallId, oneshot::Sender<Reply>)>,
     outcome: Option<oneshot::Sender<Outcome>>,
+    credentials: Option<Credentials>,
     events: Option<mpsc::UnboundedSender<Event>>,
     extensions_changed: Arc<Notify>,
 }
@@ -210,6 +218,7 @@ impl Shared {
             closed: false,
             parked: Vec::new(),
             outcome: None,
+            credentials: None,
             events: Some(events),
         };
         let shared = Self {
@@ -274,6 +283,12 @@ impl Shared {
         if inner.check(generation).is_ok() && inner.step(Input::CallLost { call }).is_err() {
             tracing::error!("the runtime api refused the loss of a call, which it must never do");
         }
+    }
+
+    /// The credentials, for a caller who shows the token; `None` for any other, and where there are none now.
+    pub(crate) fn credentials(&self, shown: &str) -> Result<Option<Credentials>, Refusal> {
+        let token = self.options.credentials_token.as_ref().ok_or(Refusal::NotFound)?;
+        Ok(self.lock().credentials.clone().filter(|_| token == shown))
     }
 
     fn command(&self, input: Input) {

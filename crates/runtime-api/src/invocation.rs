@@ -89,7 +89,8 @@ pub enum Event {
         /// Which of the two error calls it was.
         phase: ExtensionPhase,
     },
-    /// The runtime called `restore/next`: this is the moment for the snapshot. Only in snapshot environments.
+    /// The runtime called `restore/next`, and all extensions wait for their first event: this is the moment for the snapshot.
+    /// Only in snapshot environments. A runtime without hooks calls `next` instead: [`Event::InitDone`] is the moment then.
     RestoreReady,
     /// A hook failed after the restore.
     RestoreError {
@@ -119,6 +120,9 @@ pub struct Options {
     pub max_connections: usize,
     /// True where the environment will be snapshotted: `restore/next` and `restore/error` exist only there. Default: false.
     pub snapshot: bool,
+    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN`: what a caller of `GET /2021-04-23/credentials` has to show. The path does not
+    /// exist where there is none. Default: none.
+    pub credentials_token: Option<String>,
     /// `functionName` in the answer to an extension's registration.
     pub function_name: String,
     /// `functionVersion` in the answer to an extension's registration. Default: `$LATEST`.
@@ -135,10 +139,32 @@ impl Default for Options {
             response_limit: 6 * 1024 * 1024 + 100,
             max_connections: 64,
             snapshot: false,
+            credentials_token: None,
             function_name: String::new(),
             function_version: "$LATEST".to_owned(),
             handler: String::new(),
             account_id: String::new(),
         }
+    }
+}
+
+/// What `GET /2021-04-23/credentials` answers: an environment that is kept in a snapshot has none among its variables, where
+/// they would grow old in it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// `AccessKeyId`.
+    pub access_key_id: String,
+    /// `SecretAccessKey`.
+    pub secret_access_key: String,
+    /// `Token`.
+    pub session_token: String,
+    /// `Expiration`, as `2026-01-02T03:04:05Z`.
+    pub expiration: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    /// Without the secrets.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Credentials").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
     }
 }

@@ -25,5 +25,5 @@ mod server;
 
 pub use api::{InvokeRefused, RestoreRefused, RuntimeApi, TooManyExtensions};
 pub use extensions::{ExtensionEvent, ExtensionInfo, ExtensionKind, Extensions, ShutdownReason};
-pub use invocation::{Event, ExtensionPhase, Invocation, Options, Outcome};
+pub use invocation::{Credentials, Event, ExtensionPhase, Invocation, Options, Outcome};
 pub use refusal::Refusal;

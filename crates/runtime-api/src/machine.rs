@@ -56,6 +56,8 @@ enum Runtime {
     RestoreReady {
         /// The waiting call; none after its connection was lost.
         call: Option<CallId>,
+        /// Whether the owner has been told: when all extensions wait as well.
+        told: bool,
     },
     Restoring,
     RestoreError,
@@ -219,7 +221,7 @@ impl Machine {
                     actions.push(Action::Deliver { call, invocation: invocation.clone() });
                 }
             }
-            Runtime::RestoreReady { call: waiting } if *waiting == Some(call) => *waiting = None,
+            Runtime::RestoreReady { call: waiting, .. } if *waiting == Some(call) => *waiting = None,
             Runtime::InvocationResponse { call: begun, .. } | Runtime::InvocationErrorResponse { call: begun, .. }
                 if *begun == call =>
             {
@@ -317,14 +319,16 @@ impl Machine {
         }
         match &mut self.runtime {
             Runtime::Started => {
-                self.runtime = Runtime::RestoreReady { call: Some(call) };
-                Ok(vec![Action::Emit(Event::RestoreReady)])
+                self.runtime = Runtime::RestoreReady { call: Some(call), told: false };
+                let mut actions = Vec::new();
+                self.settle(&mut actions);
+                Ok(actions)
             }
-            Runtime::RestoreReady { call: waiting @ None } => {
+            Runtime::RestoreReady { call: waiting @ None, .. } => {
                 *waiting = Some(call);
                 Ok(Vec::new())
             }
-            Runtime::RestoreReady { call: Some(_) }
+            Runtime::RestoreReady { call: Some(_), .. }
             | Runtime::InitError
             | Runtime::Ready
             | Runtime::Running { .. }
@@ -391,11 +395,11 @@ impl Machine {
 
     fn restore(&mut self) -> Result<Vec<Action>, Refusal> {
         match self.runtime {
-            Runtime::RestoreReady { call: Some(call) } => {
+            Runtime::RestoreReady { call: Some(call), .. } => {
                 self.runtime = Runtime::Restoring;
                 Ok(vec![Action::Release { call }])
             }
-            Runtime::RestoreReady { call: None }
+            Runtime::RestoreReady { call: None, .. }
             | Runtime::Started
             | Runtime::InitError
             | Runtime::Ready
@@ -415,8 +419,8 @@ impl Machine {
             Runtime::Running { .. } | Runtime::InvocationResponse { .. } | Runtime::InvocationErrorResponse { .. } => {
                 actions.push(Action::DropOutcome);
             }
-            Runtime::RestoreReady { call: Some(call) } => actions.push(Action::HangUp { call }),
-            Runtime::RestoreReady { call: None }
+            Runtime::RestoreReady { call: Some(call), .. } => actions.push(Action::HangUp { call }),
+            Runtime::RestoreReady { call: None, .. }
             | Runtime::Started
             | Runtime::InitError
             | Runtime::Ready
@@ -446,7 +450,17 @@ impl Machine {
     /// Moves the phase on when everybody who has to has asked for work.
     fn settle(&mut self, actions: &mut Vec<Action>) {
         let done = match self.phase {
-            Phase::Init => Event::InitDone,
+            Phase::Init => {
+                let all_ready = self.registry.all_ready();
+                if let Runtime::RestoreReady { told: told @ false, .. } = &mut self.runtime
+                    && all_ready
+                {
+                    *told = true;
+                    actions.push(Action::Emit(Event::RestoreReady));
+                    return;
+                }
+                Event::InitDone
+            }
             Phase::Invoke => Event::Idle,
             Phase::Idle | Phase::Shutdown => return,
         };

@@ -147,6 +147,11 @@ impl Caller {
             Route::RestoreError => {
                 self.init_error(head, body, |error_type, body| Input::RestoreError { error_type, body }).await
             }
+            Route::Credentials => {
+                self.shared.slow_idle_talk().await;
+                let shown = header(&head.headers, "authorization");
+                Ok(self.shared.credentials(shown)?.as_ref().map_or_else(reply::no_credentials, reply::credentials))
+            }
             Route::Register => self.register(head, body).await,
             Route::EventNext => {
                 let id = identifier(&head.headers)?;

@@ -24,7 +24,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::snapshot::{Restored, Snapshot, SnapshotError};
+pub use self::snapshot::{KeepError, Kept, Restored, Snapshot, SnapshotError};
 
 /// Does the work of a sandbox's process and exits, if this process was started for that; returns otherwise. Every program
 /// that starts a backend calls it first thing in `main`, before any thread is there.
@@ -231,6 +231,27 @@ pub trait Backend: Send + Sync {
 
     /// Makes a sandbox in which no tenant process runs yet. Called once per environment, off the warm path.
     fn create<'a>(&'a self, spec: SandboxSpec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, CreateError>>;
+
+    /// Whether [`Sandbox::snapshot`] works. Does not change.
+    fn snapshots(&self) -> bool {
+        false
+    }
+
+    /// A snapshot that was [saved](Snapshot::save) here, by this server or an earlier one; `None` if there is none. One that is
+    /// damaged, or was made on a host or with parts that differ, is an error: delete it and make it again.
+    fn load_snapshot<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<Option<Kept>, KeepError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Deletes what was saved under a name, and its key first; what is not there is no error.
+    fn delete_snapshot<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<(), KeepError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// The names of all that was saved.
+    fn saved_snapshots<'a>(&'a self) -> BoxFuture<'a, Result<Vec<String>, KeepError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 
     /// Ends every sandbox and removes what the backend left on the host. Called once, last.
     fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()>;

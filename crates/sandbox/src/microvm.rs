@@ -16,6 +16,7 @@
 mod agent;
 mod base;
 mod initramfs;
+mod keep;
 mod live;
 mod make;
 mod size;
@@ -42,7 +43,7 @@ use crate::create::failed;
 use crate::host::Loss;
 use crate::net::{NetError, NetOptions, NetworkMode, Networks, TapSlot};
 use crate::tmp_disk::{TmpDiskError, TmpImages};
-use crate::{Backend, BoxFuture, CreateError, Prestarts, Sandbox, SandboxSpec};
+use crate::{Backend, BoxFuture, CreateError, KeepError, Kept, Prestarts, Sandbox, SandboxSpec};
 
 /// What the VMM takes beside the machine's memory, in bytes: its own memory, the kernel's tables, sockets.
 const VMM_BYTES: u64 = 64 << 20;
@@ -212,6 +213,19 @@ impl MicroVms {
         losses.extend(self.host.networks.losses());
         losses
     }
+
+    /// Works on the snapshot of that name where a thread may wait for the disk.
+    fn blocking<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&Arc<Host>, &str) -> T + Send + 'static,
+    ) -> BoxFuture<'static, T> {
+        let (host, name) = (Arc::clone(&self.host), name.to_owned());
+        Box::pin(async move {
+            let worked = tokio::task::spawn_blocking(move || work(&host, &name)).await;
+            worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        })
+    }
 }
 
 impl Backend for MicroVms {
@@ -236,6 +250,22 @@ impl Backend for MicroVms {
             let machine = make::create(&self.host, spec).await?;
             Ok(Box::new(machine) as Box<dyn Sandbox>)
         })
+    }
+
+    fn snapshots(&self) -> bool {
+        true
+    }
+
+    fn load_snapshot<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Kept>, KeepError>> {
+        self.blocking(name, keep::load)
+    }
+
+    fn delete_snapshot<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), KeepError>> {
+        self.blocking(name, |host, name| keep::delete(host, name))
+    }
+
+    fn saved_snapshots<'a>(&'a self) -> BoxFuture<'a, Result<Vec<String>, KeepError>> {
+        self.blocking("", |host, _| keep::names(host))
     }
 
     fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()> {

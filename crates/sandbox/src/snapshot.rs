@@ -4,6 +4,7 @@
 //! different. What a program itself drew from chance before, all clones have.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::{BoxFuture, CreateError, Process, Sandbox, SandboxSpec};
 
@@ -19,6 +20,31 @@ pub trait Snapshot: Send + Sync {
 
     /// Bytes of memory that it takes.
     fn memory_bytes(&self) -> u64;
+
+    /// Keeps it on this host, encrypted with a key of its own, until [`crate::Backend::delete_snapshot`]: under a name
+    /// (letters, digits and `-`, at most 64), where it replaces what was there, with a note of the caller's. Takes as long as
+    /// the disk takes for all of its memory.
+    fn save<'a>(&'a self, name: &'a str, note: Vec<u8>) -> BoxFuture<'a, Result<(), KeepError>>;
+}
+
+/// A snapshot that was kept.
+pub struct Kept {
+    /// The snapshot.
+    pub snapshot: Arc<dyn Snapshot>,
+    /// The note that it was saved with.
+    pub note: Vec<u8>,
+}
+
+/// Why a snapshot could not be kept, or what was kept is of no use.
+#[derive(Debug, thiserror::Error)]
+#[error("snapshot {name}: {step}")]
+pub struct KeepError {
+    /// Its name.
+    pub name: String,
+    /// What was being done.
+    pub step: &'static str,
+    /// Why it failed.
+    pub source: io::Error,
 }
 
 /// A sandbox that goes on from a snapshot.

@@ -23,6 +23,7 @@ mod root;
 mod tests;
 
 pub use image::TmpImages;
+pub(crate) use image::copy_data;
 use mount::Mounted;
 
 /// The size that functions have unless they ask for more, in bytes: made once at the start, to see that it works.

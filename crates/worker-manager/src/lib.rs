@@ -15,6 +15,7 @@ use std::time::Duration;
 pub use core::{Concurrency, ThrottleReason};
 pub use figures::{Figures, FunctionReport, VersionReport};
 pub use manager::{Options, Policy, WorkerManager};
+use worker::RestoreFailure;
 
 /// Why an invocation got no answer from the function.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +34,15 @@ pub enum InvokeError {
     /// No runtime on this host serves the function.
     #[error("{0}")]
     RuntimeUnavailable(String),
+    /// The version's snapshot is being made again; the caller may try again.
+    #[error("the snapshot of this version is not ready")]
+    SnapshotNotReady,
+    /// The version's snapshot could not be made again.
+    #[error("{0}")]
+    SnapshotLost(String),
+    /// The function's hooks failed, or took too long, after it was restored from its snapshot.
+    #[error("{0}")]
+    Restore(RestoreFailure),
     /// The server is going down.
     #[error("the server is shutting down")]
     ShuttingDown,

@@ -176,6 +176,9 @@ impl WorkerManager {
         match answer.await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(StartError::Runtime(text))) => Err(InvokeError::RuntimeUnavailable(text)),
+            Ok(Err(StartError::SnapshotNotReady)) => Err(InvokeError::SnapshotNotReady),
+            Ok(Err(StartError::SnapshotLost(text))) => Err(InvokeError::SnapshotLost(text)),
+            Ok(Err(StartError::Restore(failure))) => Err(InvokeError::Restore(failure)),
             Ok(Err(StartError::NoRoom(text))) => {
                 tracing::warn!("an invocation was throttled: {text}");
                 let retry_after = Duration::from_secs(1);

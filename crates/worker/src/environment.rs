@@ -14,6 +14,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::host::{Inner, StartError};
+use crate::snapshots::Taken;
 use crate::spec::{EnvironmentSpec, InvokeReply, InvokeRequest};
 use telemetry::lines::InitType;
 
@@ -45,6 +46,7 @@ pub(crate) type Observer = Box<dyn Fn(Notice) + Send + Sync>;
 /// What is asked of an environment.
 pub(crate) enum Command {
     Invoke(InvokeRequest, Reply),
+    Snapshot(oneshot::Sender<Taken>),
     Retire,
 }
 
@@ -62,23 +64,34 @@ impl Environment {
         let _ = self.commands.send(Command::Invoke(request, reply));
     }
 
+    /// Has an environment that was started to be kept, and has told [`Notice::Ready`], become a snapshot. It ends with that,
+    /// also where it cannot.
+    pub(crate) fn snapshot(&self, reply: oneshot::Sender<Taken>) {
+        let _ = self.commands.send(Command::Snapshot(reply));
+    }
+
     /// Ends the environment: extensions and runtime get their time to shut down, then everything is killed.
     pub fn retire(&self) {
         let _ = self.commands.send(Command::Retire);
     }
 }
 
-/// Starts an environment; see [`crate::Worker::start`].
+/// Starts an environment; see [`crate::Worker::start`]. One of [`InitType::SnapStart`] is initialized to be kept.
 pub(crate) fn start(
     host: Arc<Inner>,
     spec: Arc<EnvironmentSpec>,
     initialization_type: InitType,
     observer: Observer,
 ) -> Environment {
-    // Unbounded, but never longer than one invocation and one retirement.
+    // Unbounded, but never longer than one invocation, one snapshot and one retirement.
     let (commands, receiver) = mpsc::unbounded_channel();
     tokio::spawn(owner::run(host, spec, initialization_type, observer, receiver));
     Environment { commands }
+}
+
+/// Names the root of a runtime's sandboxes by its content, for a backend that takes images.
+pub(crate) async fn root_name(host: &Arc<Inner>, resolved: &runtimes::Resolved) -> Result<Option<String>, StartError> {
+    launch::root_name(host, resolved).await
 }
 
 /// See [`crate::Worker::prepare_runtime`].

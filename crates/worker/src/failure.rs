@@ -55,6 +55,17 @@ pub fn payload(failure: &Failure, request_id: &str) -> Vec<u8> {
     error_json(&failure.error_type, &message)
 }
 
+/// What a failure says, without a request: the runtime's own words where it posted some that can be read.
+pub fn told(failure: &Failure) -> String {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Posted {
+        error_message: String,
+    }
+    let posted = failure.posted.as_deref().and_then(|posted| serde_json::from_slice::<Posted>(posted).ok());
+    posted.map_or_else(|| failure.message.clone(), |posted| posted.error_message)
+}
+
 /// The payload of a function that ran out of time.
 pub fn timeout_payload(timeout: Duration, request_id: &str) -> Vec<u8> {
     let message = format!("RequestId: {request_id} Error: Task timed out after {:.2} seconds", timeout.as_secs_f64());

@@ -17,7 +17,9 @@ use tokio::sync::Notify;
 use crate::disks::RootDisks;
 use crate::environment::compile::{self, Compiling, Uncompiled};
 use crate::environment::{self, Environment, Notice};
-use crate::spec::{CodeRef, EnvironmentSpec};
+use crate::lifecycle::RestoreFailure;
+use crate::snapshots::{self, SnapshotFailure, Snapshots};
+use crate::spec::{CodeRef, EnvironmentSpec, SnapshotName};
 use crate::variables::IssueCredentials;
 
 /// The rules of a host.
@@ -30,6 +32,8 @@ pub struct Options {
     pub init_timeout: Duration,
     /// Limit of a first initialization ahead of time.
     pub provisioned_init_timeout: Duration,
+    /// Limit of what a runtime and its hooks do after a restore from a snapshot.
+    pub restore_timeout: Duration,
     /// Processes and threads of one environment together.
     pub max_tasks: u32,
 }
@@ -40,6 +44,7 @@ impl Default for Options {
             freeze_delay: Duration::from_millis(10),
             init_timeout: crate::lifecycle::INIT_TIMEOUT,
             provisioned_init_timeout: Duration::from_secs(15 * 60),
+            restore_timeout: crate::lifecycle::RESTORE_TIMEOUT,
             max_tasks: 1_024,
         }
     }
@@ -79,6 +84,7 @@ pub(crate) struct Inner {
     pub(crate) credentials: IssueCredentials,
     pub(crate) code: CodeCache,
     pub(crate) compiling: Compiling,
+    pub(crate) snapshots: Snapshots,
     root_disks: RootDisks,
     catalog: RwLock<Catalog>,
     catalog_options: runtimes::Options,
@@ -175,6 +181,15 @@ pub enum StartError {
     /// The host can hold no further environment now.
     #[error("{0}")]
     NoRoom(String),
+    /// The version's snapshot is being made again, its old one being of no use.
+    #[error("the snapshot of this version is not ready")]
+    SnapshotNotReady,
+    /// The version's snapshot could not be made again; it is tried once more.
+    #[error("the snapshot of this version could not be made again: {0}")]
+    SnapshotLost(String),
+    /// The sandbox went on from its snapshot, and the function's hooks failed.
+    #[error("{0}")]
+    Restore(RestoreFailure),
     /// The sandbox broke.
     #[error("{0}")]
     Broken(String),
@@ -220,6 +235,7 @@ impl Worker {
             credentials,
             code,
             compiling: Compiling::default(),
+            snapshots: Snapshots::default(),
             root_disks,
             catalog: RwLock::new(catalog),
             catalog_options,
@@ -262,6 +278,39 @@ impl Worker {
         observer: impl Fn(Notice) + Send + Sync + 'static,
     ) -> Environment {
         environment::start(Arc::clone(&self.inner), spec, initialization_type, Box::new(observer))
+    }
+
+    /// Whether environments can go on from snapshots on this host.
+    pub fn has_snapshots(&self) -> bool {
+        self.inner.backend.snapshots()
+    }
+
+    /// Initializes an environment of a version with SnapStart, which may take minutes, and keeps it for all others to go on
+    /// from. Where the backend has no snapshots it only finds out whether the version can be initialized. Answers whether
+    /// there is a snapshot.
+    ///
+    /// # Errors
+    /// It cannot be initialized, or not be kept.
+    pub async fn take_snapshot(&self, spec: &Arc<EnvironmentSpec>) -> Result<bool, SnapshotFailure> {
+        snapshots::take(&self.inner, spec).await
+    }
+
+    /// Whether the snapshot of a version is there and of use. Has it made again where it is not, in the background.
+    pub async fn check_snapshot(&self, spec: &Arc<EnvironmentSpec>) -> bool {
+        match &spec.snap_start {
+            Some(name) if self.has_snapshots() => snapshots::find(&self.inner, spec, name).await.is_ok(),
+            Some(_) | None => false,
+        }
+    }
+
+    /// Forgets the snapshot of a version that is no more. Environments that went on from it are not touched.
+    pub async fn forget_snapshot(&self, name: &SnapshotName) {
+        snapshots::forget(&self.inner, name).await;
+    }
+
+    /// Deletes every kept snapshot but these: of versions that went while nobody was there to tell.
+    pub async fn retain_snapshots(&self, names: &[SnapshotName]) {
+        snapshots::retain(&self.inner, names).await;
     }
 
     /// The live environments.

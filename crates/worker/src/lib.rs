@@ -15,11 +15,14 @@ mod disks;
 mod environment;
 mod failure;
 mod host;
+mod snapshots;
 mod variables;
 
 pub use disks::{DiskError, RootDisk, RootDisks};
 pub use environment::{Environment, Notice, Reply};
 pub use host::{ColdStart, EnvironmentInfo, Options, Parts, StartError, Worker};
-pub use spec::{CodeRef, EnvironmentSpec, InvokeReply, InvokeRequest, LogSettings, VersionKey};
+pub use lifecycle::RestoreFailure;
+pub use snapshots::SnapshotFailure;
+pub use spec::{CodeRef, EnvironmentSpec, InvokeReply, InvokeRequest, LogSettings, SnapshotName, VersionKey};
 pub use telemetry::lines::{InitType, LogFormat};
 pub use variables::{Credentials, IssueCredentials};

@@ -12,7 +12,14 @@
 //!                     v      Invoke       | failure, timeout
 //!                   Broken ----------> Initializing (phase invoke) --InitDone--> Invoking
 //!   any state but Ended --Shutdown--> Ended
+//!
+//!           Restore                InitDone
+//!   Created -------> Restoring ----------------> Ready      exit, timeout: Clearing --Cleared--> Ended
+//!                        '--- hook failed, exit, 10 s passed ---> Ended
 //! ```
+//!
+//! An environment that was restored from a snapshot is not initialized again when its runtime is gone: it ends, and the next
+//! one is restored.
 //!
 //! The owner (see [`crate::environment`]) feeds events and carries out the returned actions in order. What a failed
 //! runtime leaves behind is killed before anything else runs (`Clearing`); the sandbox and its `/tmp` stay, as on
@@ -22,10 +29,13 @@ mod step;
 
 use std::time::{Duration, Instant};
 
-pub use self::step::{Action, Answer, Event, Failure, Phase, Status};
+pub use self::step::{Action, Answer, Before, Event, Failure, Phase, RestoreFailure, Status};
 
 /// How long the first initialization may take before it is abandoned and done again inside the first invocation.
 pub const INIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the runtime may take from its release out of a snapshot until it asks for an invocation, hooks included.
+pub const RESTORE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Invocation {
@@ -90,8 +100,18 @@ enum AfterClear {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     Created,
-    Initializing { started: Instant, invocation: Option<Invocation> },
-    Ready { frozen: bool },
+    Initializing {
+        started: Instant,
+        invocation: Option<Invocation>,
+    },
+    /// `began` is when the restore did, `released` when its hooks could begin to run.
+    Restoring {
+        began: Instant,
+        released: Instant,
+    },
+    Ready {
+        frozen: bool,
+    },
     Invoking(Invocation),
     Clearing(AfterClear),
     Broken,
@@ -103,9 +123,11 @@ enum State {
 pub struct Machine {
     state: State,
     init_timeout: Duration,
-    /// Duration of the first initialization until an invocation has reported it.
-    unreported_init: Option<Duration>,
+    restore_timeout: Duration,
+    /// What came before the first invocation, until that has reported it.
+    unreported: Option<Before>,
     announced: bool,
+    restored: bool,
 }
 
 /// An event that the state does not allow: a bug in the owner, who discards the environment.
@@ -120,8 +142,15 @@ pub struct IllegalEvent {
 
 impl Machine {
     /// A machine whose sandbox is being made.
-    pub fn new(init_timeout: Duration) -> Self {
-        Self { state: State::Created, init_timeout, unreported_init: None, announced: false }
+    pub fn new(init_timeout: Duration, restore_timeout: Duration) -> Self {
+        Self {
+            state: State::Created,
+            init_timeout,
+            restore_timeout,
+            unreported: None,
+            announced: false,
+            restored: false,
+        }
     }
 
     /// Whether an invocation may be handed in now.
@@ -137,6 +166,7 @@ impl Machine {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Created => self.created(event, now),
             State::Initializing { started, invocation } => self.initializing(started, invocation, event, now),
+            State::Restoring { began, released } => self.restoring(began, released, event, now),
             State::Ready { frozen } => self.ready(frozen, event, now),
             State::Invoking(invocation) => self.invoking(invocation, event, now),
             State::Clearing(then) => self.clearing(then, event),
@@ -148,6 +178,11 @@ impl Machine {
     fn created(&mut self, event: Event, now: Instant) -> Result<Vec<Action>, IllegalEvent> {
         match event {
             Event::Begin => Ok(self.initialize(None, now)),
+            Event::Restore { began } => {
+                self.state = State::Restoring { began, released: now };
+                self.restored = true;
+                Ok(vec![Action::SetDeadline(now + self.restore_timeout), Action::StartRestore])
+            }
             other => self.refuse(State::Created, other),
         }
     }
@@ -186,10 +221,46 @@ impl Machine {
         }
     }
 
+    fn restoring(
+        &mut self,
+        began: Instant,
+        released: Instant,
+        event: Event,
+        now: Instant,
+    ) -> Result<Vec<Action>, IllegalEvent> {
+        let took = now - began;
+        let report = |status| Action::ReportRestore { duration: took, status };
+        match event {
+            Event::InitDone => {
+                self.unreported = Some(Before::Restore { took, billed: now - released });
+                self.state = State::Ready { frozen: false };
+                Ok(vec![
+                    Action::ClearDeadline,
+                    report(Status::Success),
+                    Action::NotifyReady { initialized: true },
+                    Action::FreezeSoon,
+                ])
+            }
+            // The state has become Ended: there is nothing in this sandbox to go on with.
+            Event::RestoreError(failure) | Event::Exited(failure) => {
+                let status = Status::Error(failure.error_type.clone());
+                Ok(vec![Action::ClearDeadline, report(status), Action::FailRestore(RestoreFailure::Hook(failure))])
+            }
+            Event::DeadlinePassed => {
+                Ok(vec![report(Status::Timeout), Action::FailRestore(RestoreFailure::Timeout(now - released))])
+            }
+            Event::FreezeDue | Event::Idle => {
+                self.state = State::Restoring { began, released };
+                Ok(vec![])
+            }
+            other => self.refuse(State::Restoring { began, released }, other),
+        }
+    }
+
     fn initialized(&mut self, duration: Duration, invocation: Option<Invocation>) -> Vec<Action> {
         match invocation {
             None => {
-                self.unreported_init = Some(duration);
+                self.unreported = Some(Before::Init(duration));
                 self.state = State::Ready { frozen: false };
                 vec![
                     Action::ClearDeadline,
@@ -224,7 +295,7 @@ impl Machine {
                 vec![
                     Action::ClearDeadline,
                     report(Phase::Invoke),
-                    Action::LogEnd { duration: now - invocation.started, init: None, status: status.clone() },
+                    Action::LogEnd { duration: now - invocation.started, before: None, status: status.clone() },
                     Action::NotifySettling,
                     Action::ReplyFailure(failure),
                     Action::Clear { timed_out: false },
@@ -249,10 +320,10 @@ impl Machine {
         }
     }
 
-    fn time_out(invocation: &Invocation, init: Option<Duration>, now: Instant) -> Vec<Action> {
+    fn time_out(invocation: &Invocation, before: Option<Before>, now: Instant) -> Vec<Action> {
         // However late the clock was looked at, nobody is billed for more than the timeout.
         let duration = (now - invocation.started).min(invocation.timeout);
-        let mut actions = vec![Action::LogEnd { duration, init, status: Status::Timeout }, Action::Abandon];
+        let mut actions = vec![Action::LogEnd { duration, before, status: Status::Timeout }, Action::Abandon];
         actions.extend(invocation.reply_at_end(Action::ReplyTimeout(invocation.timeout)));
         actions.push(Action::Clear { timed_out: true });
         actions
@@ -304,28 +375,28 @@ impl Machine {
             Event::Idle if invocation.answer.is_some() => {
                 self.state = State::Ready { frozen: false };
                 let duration = now - invocation.started;
-                let init = self.unreported_init.take();
+                let before = self.unreported.take();
                 let mut actions =
-                    vec![Action::ClearDeadline, Action::LogEnd { duration, init, status: invocation.status() }];
+                    vec![Action::ClearDeadline, Action::LogEnd { duration, before, status: invocation.status() }];
                 actions.extend(invocation.reply_kept());
                 actions.extend([Action::NotifyIdle, Action::FreezeSoon]);
                 Ok(actions)
             }
             Event::Exited(failure) => {
                 let duration = now - invocation.started;
-                let init = self.unreported_init.take();
+                let before = self.unreported.take();
                 let status = Status::Error(failure.error_type.clone());
                 self.state = State::Clearing(AfterClear::Idle);
                 let mut actions =
-                    vec![Action::ClearDeadline, Action::LogEnd { duration, init, status }, Action::Abandon];
+                    vec![Action::ClearDeadline, Action::LogEnd { duration, before, status }, Action::Abandon];
                 actions.extend(invocation.reply_at_end(Action::ReplyFailure(failure)));
                 actions.push(Action::Clear { timed_out: false });
                 Ok(actions)
             }
             Event::DeadlinePassed => {
-                let init = self.unreported_init.take();
+                let before = self.unreported.take();
                 self.state = State::Clearing(AfterClear::Idle);
-                Ok(Self::time_out(&invocation, init, now))
+                Ok(Self::time_out(&invocation, before, now))
             }
             Event::FreezeDue | Event::Idle | Event::Answered(_) => {
                 self.state = State::Invoking(invocation);
@@ -337,6 +408,8 @@ impl Machine {
 
     fn clearing(&mut self, then: AfterClear, event: Event) -> Result<Vec<Action>, IllegalEvent> {
         match event {
+            // Nobody is told anything more than that it has ended.
+            Event::Cleared if self.restored => Ok(vec![Action::TearDown]),
             Event::Cleared => {
                 self.state = State::Broken;
                 Ok(match then {
@@ -352,6 +425,7 @@ impl Machine {
             | Event::ExtensionsRegistered
             | Event::InitDone
             | Event::InitError(_)
+            | Event::RestoreError(_)
             | Event::SpawnFailed(_)
             | Event::DeadlinePassed
             | Event::FreezeDue => {
@@ -365,7 +439,7 @@ impl Machine {
     fn broken(&mut self, event: Event, now: Instant) -> Result<Vec<Action>, IllegalEvent> {
         match event {
             Event::Invoke { timeout, tail } => {
-                self.unreported_init = None;
+                self.unreported = None;
                 let invocation = Invocation::new(now, timeout, tail);
                 let mut actions = vec![Action::Thaw, Action::LogStart];
                 actions.extend(self.initialize(Some(invocation), now));
@@ -400,11 +474,8 @@ impl Machine {
                     Some(_) => invocation.status(),
                     None => Status::Error(gone.error_type.clone()),
                 };
-                let mut actions = vec![Action::LogEnd {
-                    duration: now - invocation.started,
-                    init: self.unreported_init.take(),
-                    status,
-                }];
+                let mut actions =
+                    vec![Action::LogEnd { duration: now - invocation.started, before: self.unreported.take(), status }];
                 actions.extend(invocation.reply_at_end(Action::ReplyFailure(gone)));
                 actions.push(Action::TearDown);
                 actions
@@ -412,6 +483,7 @@ impl Machine {
             State::Ready { frozen: true } => vec![Action::Thaw, Action::TearDown],
             State::Created
             | State::Initializing { invocation: None, .. }
+            | State::Restoring { .. }
             | State::Ready { frozen: false }
             | State::Clearing(_)
             | State::Broken => vec![Action::TearDown],

@@ -21,6 +21,22 @@ impl fmt::Display for VersionKey {
     }
 }
 
+/// Names the snapshot of a function version, now and after a restart: no other version ever has the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SnapshotName(String);
+
+impl SnapshotName {
+    /// Letters, digits and `-`; at most 64.
+    pub fn new(name: String) -> Self {
+        Self(name)
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A code archive: its content address and where its bytes lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodeRef {
@@ -67,6 +83,8 @@ pub struct EnvironmentSpec {
     pub tmp_mb: u32,
     /// Where and how logs go.
     pub logging: LogSettings,
+    /// A version with SnapStart: the name of its snapshot, which its environments go on from where the backend has snapshots.
+    pub snap_start: Option<SnapshotName>,
 }
 
 /// A function's logging configuration.

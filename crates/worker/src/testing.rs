@@ -7,6 +7,7 @@
 mod backend;
 mod http;
 mod process;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -25,6 +26,7 @@ use zip::write::SimpleFileOptions;
 pub use backend::Memory;
 pub use process::{Given, Process, Script, Scripted};
 pub use sandbox::Exit;
+pub use snapshot::Saved;
 
 use crate::spec::{CodeRef, EnvironmentSpec, InvokeRequest, LogSettings, VersionKey};
 use crate::{LogFormat, Options, Parts, Worker};
@@ -40,6 +42,7 @@ pub struct Host {
     pub backend: Arc<Memory>,
     /// Its log store.
     pub logs: LogStore,
+    options: Options,
     dir: TempDir,
 }
 
@@ -49,22 +52,32 @@ impl Host {
     where
         F: Future<Output = std::io::Result<Exit>> + Send + 'static,
     {
+        Self::with(options, false, script)
+    }
+
+    /// The same with sandboxes that can be kept in snapshots.
+    pub fn with_snapshots<F>(options: Options, script: impl Fn(Process) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = std::io::Result<Exit>> + Send + 'static,
+    {
+        Self::with(options, true, script)
+    }
+
+    fn with<F>(options: Options, snapshots: bool, script: impl Fn(Process) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = std::io::Result<Exit>> + Send + 'static,
+    {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let catalog_options = runtimes::Options { data_dir: dir.path().join("data"), ..runtimes::Options::default() };
         let script: Script = Arc::new(move |process| Box::pin(script(process)));
-        let backend = Arc::new(Memory::new(script));
+        let backend = Arc::new(Memory::new(script, snapshots));
         let logs = LogStore::open(dir.path().join("logs.db"), LogOptions::default()).expect("a log store");
-        let parts = Parts {
-            backend: backend.clone(),
-            catalog: Catalog::discover(&catalog_options),
-            catalog_options,
-            code: CodeCache::open(dir.path().join("code"), u64::MAX).expect("a code cache"),
-            root_disks: crate::RootDisks::open(dir.path().join("disks")).expect("a directory of disks"),
-            logs: logs.clone(),
-            metrics: Arc::default(),
-            credentials: Arc::new(|_| crate::Credentials::of_nobody()),
-        };
-        Self { worker: Worker::new(parts, options), backend, logs, dir }
+        let worker = worker(&dir, &options, &backend, &logs);
+        Self { worker, backend, logs, options, dir }
+    }
+
+    /// A worker as after a restart of the server: it knows only what is kept.
+    pub fn restart(&mut self) {
+        self.worker = worker(&self.dir, &self.options, &self.backend, &self.logs);
     }
 
     /// A function with a custom runtime, 128 MB and a timeout of ten seconds.
@@ -93,6 +106,7 @@ impl Host {
                 application_level: None,
                 system_level: None,
             },
+            snap_start: None,
         }
     }
 
@@ -121,6 +135,21 @@ impl Host {
         }
         all
     }
+}
+
+fn worker(dir: &TempDir, options: &Options, backend: &Arc<Memory>, logs: &LogStore) -> Worker {
+    let catalog_options = runtimes::Options { data_dir: dir.path().join("data"), ..runtimes::Options::default() };
+    let parts = Parts {
+        backend: Arc::clone(backend) as Arc<dyn sandbox::Backend>,
+        catalog: Catalog::discover(&catalog_options),
+        catalog_options,
+        code: CodeCache::open(dir.path().join("code"), u64::MAX).expect("a code cache"),
+        root_disks: crate::RootDisks::open(dir.path().join("disks")).expect("a directory of disks"),
+        logs: logs.clone(),
+        metrics: Arc::default(),
+        credentials: Arc::new(|_| crate::Credentials::of_nobody()),
+    };
+    Worker::new(parts, options.clone())
 }
 
 /// An invocation with this id and payload.

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use runtimes::{Language, Resolved};
 
 use telemetry::lines::{InitType, LogFormat};
+use time::OffsetDateTime;
+use time::macros::format_description;
 
 use crate::spec::EnvironmentSpec;
 
@@ -18,6 +21,8 @@ pub struct Credentials {
     pub secret_access_key: String,
     /// `AWS_SESSION_TOKEN`.
     pub session_token: String,
+    /// Until when they are good.
+    pub expires: SystemTime,
 }
 
 /// Gives each new environment of a function credentials of its role.
@@ -31,8 +36,28 @@ impl Credentials {
             access_key_id: format!("ASIA{}", random()[..16].to_uppercase()),
             secret_access_key: random() + &random()[..8],
             session_token: random() + &random(),
+            expires: SystemTime::now() + Duration::from_secs(24 * 60 * 60),
         }
     }
+}
+
+impl From<Credentials> for runtime_api::Credentials {
+    fn from(credentials: Credentials) -> Self {
+        let form = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+        let Credentials { access_key_id, secret_access_key, session_token, expires } = credentials;
+        // Cannot fail: every component of the form is one that a date with a time has.
+        let expiration = OffsetDateTime::from(expires).format(form).unwrap_or_default();
+        Self { access_key_id, secret_access_key, session_token, expiration }
+    }
+}
+
+/// How a function comes by its credentials.
+#[derive(Debug, Clone, Copy)]
+pub enum Access<'a> {
+    /// They are among its variables.
+    Keys(&'a Credentials),
+    /// It asks the endpoint beside the Runtime API, with this token: variables would grow old in a snapshot.
+    Endpoint(&'a str),
 }
 
 /// What is particular to one environment.
@@ -45,7 +70,7 @@ pub struct Particulars<'a> {
     /// Why it is initialized.
     pub initialization_type: InitType,
     /// Its credentials.
-    pub credentials: &'a Credentials,
+    pub access: Access<'a>,
 }
 
 /// Variables that only the runtime sees, never an extension.
@@ -81,7 +106,6 @@ pub fn for_runtime(spec: &EnvironmentSpec, resolved: &Resolved, own: Particulars
         ("_AWS_XRAY_DAEMON_ADDRESS", "169.254.79.129"),
         ("_AWS_XRAY_DAEMON_PORT", "2000"),
         ("_HANDLER", &spec.handler),
-        ("AWS_ACCESS_KEY_ID", &own.credentials.access_key_id),
         ("AWS_DEFAULT_REGION", &spec.region),
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &memory),
         ("AWS_LAMBDA_FUNCTION_NAME", &spec.function_name),
@@ -91,12 +115,22 @@ pub fn for_runtime(spec: &EnvironmentSpec, resolved: &Resolved, own: Particulars
         ("AWS_LAMBDA_LOG_STREAM_NAME", own.log_stream),
         ("AWS_LAMBDA_RUNTIME_API", own.runtime_api),
         ("AWS_REGION", &spec.region),
-        ("AWS_SECRET_ACCESS_KEY", &own.credentials.secret_access_key),
-        ("AWS_SESSION_TOKEN", &own.credentials.session_token),
         ("LAMBDA_RUNTIME_DIR", "/var/runtime"),
         ("LAMBDA_TASK_ROOT", "/var/task"),
     ] {
         set(name, value);
+    }
+    match own.access {
+        Access::Keys(credentials) => {
+            set("AWS_ACCESS_KEY_ID", &credentials.access_key_id);
+            set("AWS_SECRET_ACCESS_KEY", &credentials.secret_access_key);
+            set("AWS_SESSION_TOKEN", &credentials.session_token);
+        }
+        Access::Endpoint(token) => {
+            let uri = format!("http://{}/2021-04-23/credentials", own.runtime_api);
+            set("AWS_CONTAINER_CREDENTIALS_FULL_URI", &uri);
+            set("AWS_CONTAINER_AUTHORIZATION_TOKEN", token);
+        }
     }
     if let Some(execution_env) = &resolved.execution_env {
         set("AWS_EXECUTION_ENV", execution_env);
@@ -209,10 +243,15 @@ mod tests {
                 application_level: Some("WARN".to_owned()),
                 system_level: None,
             },
+            snap_start: None,
         }
     }
 
     fn variables(execution_env: Option<&str>) -> BTreeMap<String, String> {
+        variables_with(execution_env, false)
+    }
+
+    fn variables_with(execution_env: Option<&str>, endpoint: bool) -> BTreeMap<String, String> {
         let resolved = Resolved {
             runtime: "python3.12".to_owned(),
             serves: String::new(),
@@ -232,14 +271,34 @@ mod tests {
             access_key_id: "ASIA".to_owned(),
             secret_access_key: "s".to_owned(),
             session_token: "t".to_owned(),
+            expires: SystemTime::UNIX_EPOCH,
         };
         let own = Particulars {
             runtime_api: "127.0.0.1:9001",
             log_stream: "2026/01/01/[1]abc",
             initialization_type: InitType::OnDemand,
-            credentials: &credentials,
+            access: if endpoint { Access::Endpoint("token") } else { Access::Keys(&credentials) },
         };
         for_runtime(&spec(), &resolved, own).into_iter().collect()
+    }
+
+    #[test]
+    fn credentials_are_among_the_variables_or_behind_the_endpoint_never_both() {
+        let (keys, endpoint) = (variables(None), variables_with(None, true));
+        let secrets = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+        let container = ["AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_CONTAINER_CREDENTIALS_FULL_URI"];
+        for (name, with, without) in secrets
+            .map(|name| (name, &keys, &endpoint))
+            .into_iter()
+            .chain(container.map(|name| (name, &endpoint, &keys)))
+        {
+            assert!(with.contains_key(name) && !without.contains_key(name), "{name}");
+        }
+        assert_eq!(endpoint[container[1]], "http://127.0.0.1:9001/2021-04-23/credentials");
+        assert_eq!(endpoint[container[0]], "token");
+        let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045);
+        let credentials = Credentials { expires, ..Credentials::of_nobody() };
+        assert_eq!(runtime_api::Credentials::from(credentials).expiration, "2026-01-02T03:04:05Z");
     }
 
     #[test]

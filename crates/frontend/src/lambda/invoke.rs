@@ -13,7 +13,7 @@ use control_plane::record::State;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
 use serde::de::IgnoredAny;
-use worker::InvokeRequest;
+use worker::{InvokeRequest, RestoreFailure};
 use worker_manager::{InvokeError, ThrottleReason};
 
 use crate::app::App;
@@ -260,6 +260,12 @@ fn refusal(error: &InvokeError, function: &str) -> ApiError {
             ApiError::too_many_requests("Rate Exceeded.").with("Reason", reason).with_retry_after(seconds.max(1))
         }
         InvokeError::RuntimeUnavailable(text) => ApiError::invalid_runtime(text),
+        InvokeError::SnapshotNotReady => ApiError::snap_start_not_ready(
+            "Lambda is initializing your function. It will be ready to invoke once your function state becomes ACTIVE.",
+        ),
+        InvokeError::SnapshotLost(text) => ApiError::snap_start_regeneration_failure(text),
+        InvokeError::Restore(failure @ RestoreFailure::Hook(_)) => ApiError::snap_start(failure.to_string()),
+        InvokeError::Restore(failure @ RestoreFailure::Timeout(_)) => ApiError::snap_start_timeout(failure.to_string()),
         InvokeError::Platform(text) => {
             tracing::error!(function, error = text, "an invocation failed");
             ApiError::service(format!("The execution environment failed: {text}"))

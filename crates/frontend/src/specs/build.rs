@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use aws_model::types::GetFunctionConfigurationRequest;
 use control_plane::ControlPlane;
-use control_plane::record::{Code, FunctionVersion, LogFormat};
-use worker::{CodeRef, EnvironmentSpec, LogSettings, VersionKey};
+use control_plane::record::{Code, FunctionVersion, LogFormat, VersionId};
+use worker::{CodeRef, EnvironmentSpec, LogSettings, SnapshotName, VersionKey};
 
 use super::{Build, NoPackage};
 
@@ -46,6 +46,14 @@ impl Builder {
     }
 }
 
+/// The name of a version's snapshot: made of what no other version has, of this function or of one that is made again under
+/// its name. `$LATEST` has none, nor have versions from before there were such names.
+pub(crate) fn snapshot_name(version: &FunctionVersion) -> Option<SnapshotName> {
+    let VersionId::Number(number) = version.id else { return None };
+    let named = version.settings.snap_start && !version.attempt.is_empty();
+    named.then(|| SnapshotName::new(format!("{}-{number}", version.attempt)))
+}
+
 impl Build for Builder {
     fn build(&self, version: &FunctionVersion, key: VersionKey) -> Result<EnvironmentSpec, NoPackage> {
         let settings = &version.settings;
@@ -81,6 +89,7 @@ impl Build for Builder {
                 application_level,
                 system_level,
             },
+            snap_start: snapshot_name(version),
         })
     }
 }

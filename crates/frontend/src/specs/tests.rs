@@ -39,6 +39,7 @@ impl Build for Plain {
                 application_level: None,
                 system_level: None,
             },
+            snap_start: build::snapshot_name(version),
         })
     }
 }

@@ -259,6 +259,12 @@ impl<S: AsyncRead + AsyncWrite, F: FnMut()> Session<'_, S, F> {
                 api.shutdown_extensions(reason, deadline_ms);
                 self.hosted.shutting_down = true;
             }
+            Command::Restore => {
+                if api.restore().is_err() {
+                    self.teller.tell(Report::Refused, &[]).await?;
+                }
+            }
+            Command::Credentials(credentials) => api.set_credentials(credentials.map(Into::into)),
             Command::Close => {
                 api.close();
                 return Ok(true);

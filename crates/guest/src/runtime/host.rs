@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
 use runtime_api::{
-    Event, ExtensionInfo, Extensions, Invocation, InvokeRefused, Options, Outcome, ShutdownReason, TooManyExtensions,
+    Credentials, Event, ExtensionInfo, Extensions, Invocation, InvokeRefused, Options, Outcome, ShutdownReason,
+    TooManyExtensions,
 };
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -148,6 +149,18 @@ impl Remote {
     /// stands on it.
     pub fn extensions(&self) -> Extensions {
         self.link().lock().extensions.clone()
+    }
+
+    /// See [`runtime_api::RuntimeApi::restore`]. A guest in which no runtime waits refuses, and is given up for that: only
+    /// after [`Event::RestoreReady`].
+    pub fn restore(&self) {
+        self.link().send(&mut self.link().lock(), &Command::Restore, Bytes::new(), true);
+    }
+
+    /// See [`runtime_api::RuntimeApi::set_credentials`].
+    pub fn set_credentials(&self, credentials: Option<Credentials>) {
+        let command = Command::Credentials(credentials.map(Into::into));
+        self.link().send(&mut self.link().lock(), &command, Bytes::new(), true);
     }
 
     /// See [`runtime_api::RuntimeApi::close`].

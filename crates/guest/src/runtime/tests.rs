@@ -429,6 +429,53 @@ async fn an_api_outlives_its_owners_stream_and_can_be_attached_to() {
 }
 
 #[tokio::test]
+async fn a_runtime_waits_for_its_restore_and_gets_credentials_from_the_next_owner() {
+    let guest = Guest::new();
+    let address = guest.address;
+    let (here, there) = UnixStream::pair().unwrap();
+    let (cut, wire) = UnixStream::pair().unwrap();
+    let serving = guest.serve(there);
+    let relay = tokio::spawn(async move {
+        let (mut here, mut wire) = (here, wire);
+        let _ = tokio::io::copy_bidirectional(&mut here, &mut wire).await;
+    });
+    let options = Options { snapshot: true, credentials_token: Some("token".to_owned()), ..Options::default() };
+    let (old, mut events) = Remote::open(cut, options);
+    soon("to settle", old.settled()).await.unwrap();
+    let mut runtime = Client::connect(address).await;
+    let waiting = tokio::spawn(async move {
+        let answer = runtime.try_send("GET", "/2018-06-01/runtime/restore/next", &[], "").await;
+        (runtime, answer.map(|(status, _, _)| status))
+    });
+    assert_eq!(soon("an event", events.recv()).await, Some(Event::RestoreReady));
+    relay.abort();
+    assert_eq!(soon("the end", events.recv()).await, None);
+    drop(old);
+    let guest = soon("the guest", serving).await.unwrap();
+
+    let (here, there) = UnixStream::pair().unwrap();
+    let _serving = guest.serve(there);
+    let (remote, mut events) = Remote::attach(here);
+    remote.set_credentials(Some(runtime_api::Credentials {
+        access_key_id: "ASIAFRESH".to_owned(),
+        secret_access_key: "s".to_owned(),
+        session_token: "t".to_owned(),
+        expiration: "2026-01-02T03:04:05Z".to_owned(),
+    }));
+    remote.restore();
+    let (mut runtime, status) = soon("the release", waiting).await.unwrap();
+    assert_eq!(status, Some(200));
+    let headers = [("Authorization", "token")];
+    let (status, _, body) = runtime.try_send("GET", "/2021-04-23/credentials", &headers, "").await.unwrap();
+    assert!(status == 200 && body.starts_with(br#"{"AccessKeyId":"ASIAFRESH""#), "{status} {body:?}");
+    let _waiting = runtime.next();
+    assert_eq!(soon("an event", events.recv()).await, Some(Event::InitDone));
+    // Where no runtime waits, the guest refuses, and is given up.
+    remote.restore();
+    assert_eq!(soon("the end", events.recv()).await, None);
+}
+
+#[tokio::test]
 async fn opening_again_starts_afresh() {
     let guest = Guest::new();
     let address = guest.address;

@@ -1,7 +1,9 @@
 //! The messages of the Runtime API's owner, and what stands in headers and bodies.
 
 use bytes::Bytes;
-use runtime_api::{Event, ExtensionInfo, ExtensionPhase, Extensions, Invocation, Options, Outcome, ShutdownReason};
+use runtime_api::{
+    Credentials, Event, ExtensionInfo, ExtensionPhase, Extensions, Invocation, Options, Outcome, ShutdownReason,
+};
 use serde::{Deserialize, Serialize};
 
 /// Room for what comes beside the answer's body in bytes: X-Ray's cause (64 KiB).
@@ -37,6 +39,10 @@ pub(super) enum Command {
         reason: ShutdownReason,
         deadline_ms: u64,
     },
+    /// The runtime may leave `restore/next`.
+    Restore,
+    /// What the endpoint of credentials gives from now on.
+    Credentials(Option<CredentialsForm>),
     Close,
 }
 
@@ -66,6 +72,7 @@ struct OptionsForm {
     response_limit: usize,
     max_connections: usize,
     snapshot: bool,
+    credentials_token: Option<String>,
     function_name: String,
     function_version: String,
     handler: String,
@@ -100,6 +107,35 @@ enum ReasonForm {
 enum PhaseForm {
     Init,
     Exit,
+}
+
+/// [`Credentials`].
+#[derive(Serialize, Deserialize)]
+pub(super) struct CredentialsForm {
+    access_key_id: String,
+    secret_access_key: String,
+    session_token: String,
+    expiration: String,
+}
+
+impl std::fmt::Debug for CredentialsForm {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("CredentialsForm").finish_non_exhaustive()
+    }
+}
+
+impl From<Credentials> for CredentialsForm {
+    fn from(credentials: Credentials) -> Self {
+        let Credentials { access_key_id, secret_access_key, session_token, expiration } = credentials;
+        Self { access_key_id, secret_access_key, session_token, expiration }
+    }
+}
+
+impl From<CredentialsForm> for Credentials {
+    fn from(form: CredentialsForm) -> Self {
+        let CredentialsForm { access_key_id, secret_access_key, session_token, expiration } = form;
+        Self { access_key_id, secret_access_key, session_token, expiration }
+    }
 }
 
 /// An [`Outcome`] without its bytes.

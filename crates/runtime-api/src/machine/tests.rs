@@ -343,6 +343,21 @@ fn init_and_invocation_are_over_when_the_extensions_have_asked_as_well() {
 }
 
 #[test]
+fn the_moment_for_a_snapshot_comes_when_the_extensions_wait_as_well() {
+    let mut machine = Machine::new(true);
+    drive(&mut machine, [expect(&["outside"]), register("outside", 1, &["INVOKE"])]);
+    assert_eq!(machine.step(Input::RestoreNext { call: call(10) }), Ok(vec![]));
+    assert_eq!(machine.step(event_next(11, 1)), Ok(vec![Action::Emit(Event::RestoreReady)]));
+    // Told once, whoever loses a connection and comes back.
+    assert_eq!(drive(&mut machine, [lost(10), lost(11), event_next(12, 1)]), vec![]);
+    assert_eq!(machine.step(Input::RestoreNext { call: call(13) }), Ok(vec![]));
+    assert_eq!(machine.step(Input::Restore), Ok(vec![Action::Release { call: call(13) }]));
+    assert_eq!(machine.step(next(14)), Ok(vec![Action::Emit(Event::InitDone)]));
+    let actions = drive(&mut machine, [Input::Invoke(invocation("a"))]);
+    assert_eq!(actions[0], deliver(14, "a"));
+}
+
+#[test]
 fn the_shutdown_event_reaches_those_who_subscribed_once_they_ask() {
     let mut machine = Machine::new(false);
     drive(

@@ -8,7 +8,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::refusal::error_body;
-use crate::{ExtensionEvent, Invocation, Options, Refusal};
+use crate::{Credentials, ExtensionEvent, Invocation, Options, Refusal};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -23,6 +23,32 @@ pub(crate) fn empty() -> Answer {
 pub(crate) fn text(word: &'static str) -> Answer {
     let mut answer = Response::new(Full::from(word));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
+
+/// What the endpoint of credentials is answered with, in the form that AWS's SDKs read.
+pub(crate) fn credentials(credentials: &Credentials) -> Answer {
+    #[derive(Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Wire<'a> {
+        access_key_id: &'a str,
+        secret_access_key: &'a str,
+        token: &'a str,
+        expiration: &'a str,
+    }
+    let wire = Wire {
+        access_key_id: &credentials.access_key_id,
+        secret_access_key: &credentials.secret_access_key,
+        token: &credentials.session_token,
+        expiration: &credentials.expiration,
+    };
+    json(StatusCode::OK, serde_json::to_vec(&wire).expect("four strings always become JSON").into())
+}
+
+/// 404 in plain text: the token is wrong, or there are no credentials now.
+pub(crate) fn no_credentials() -> Answer {
+    let mut answer = text("cannot get credentials");
+    *answer.status_mut() = StatusCode::NOT_FOUND;
     answer
 }
 

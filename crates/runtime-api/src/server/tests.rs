@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
-use crate::{Event, Invocation, Options, Outcome, RuntimeApi};
+use crate::{Credentials, Event, Invocation, Options, Outcome, RuntimeApi};
 
 /// Longest wait for anything that must happen; reaching it is a failure.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -620,6 +620,43 @@ async fn a_snapshot_environment_is_restored() {
     assert_eq!((answer.status, answer.body.as_str()), (200, ""));
     runtime.ask(NEXT).await;
     assert_eq!(host.event().await, Event::InitDone);
+}
+
+#[tokio::test]
+async fn credentials_are_for_who_shows_the_token() {
+    let options = Options { credentials_token: Some("open sesame".to_owned()), ..Options::default() };
+    let host = Host::start(options).await;
+    let mut runtime = host.client().await;
+    let ask =
+        |token: &str| format!("GET /2021-04-23/credentials HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n\r\n");
+    runtime.write(ask("open sesame")).await;
+    assert_eq!(runtime.read().await.status, 404, "there are none yet");
+    let credentials = Credentials {
+        access_key_id: "ASIA".to_owned(),
+        secret_access_key: "s".to_owned(),
+        session_token: "t".to_owned(),
+        expiration: "2026-01-02T03:04:05Z".to_owned(),
+    };
+    assert!(!format!("{credentials:?}").contains("secret"));
+    host.api.set_credentials(Some(credentials));
+    for wrong in ["open", "", "open sesame!"] {
+        runtime.write(ask(wrong)).await;
+        let answer = runtime.read().await;
+        assert_eq!((answer.status, answer.header("Content-Type")), (404, Some("text/plain; charset=utf-8")), "{wrong}");
+    }
+    runtime.write(ask("open sesame")).await;
+    let answer = runtime.read().await;
+    assert_eq!(answer.status, 200);
+    let expected = r#"{"AccessKeyId":"ASIA","SecretAccessKey":"s","Token":"t","Expiration":"2026-01-02T03:04:05Z"}"#;
+    assert_eq!(answer.body, expected);
+    host.api.set_credentials(None);
+    runtime.write(ask("open sesame")).await;
+    assert_eq!(runtime.read().await.status, 404);
+
+    let host = Host::start(Options::default()).await;
+    let answer = host.client().await.get("/2021-04-23/credentials").await;
+    assert_eq!(answer.status, 404);
+    assert!(answer.body.contains("NotFound"), "{}", answer.body);
 }
 
 mod extensions;

@@ -120,6 +120,11 @@ impl Bases {
         Bases { known: Mutex::default(), shelf, uses: AtomicU64::new(0) }
     }
 
+    /// Where snapshots are on the disk.
+    pub fn store(&self) -> &SnapshotStore {
+        &self.shelf.store
+    }
+
     /// Waits until all that was made is on the disk.
     pub async fn saved(&self) {
         let writing = std::mem::take(&mut *self.shelf.writing.lock().unwrap_or_else(PoisonError::into_inner));

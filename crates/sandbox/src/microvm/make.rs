@@ -17,7 +17,7 @@ use super::agent::{Agent, AskError, Past};
 use super::base::Base;
 use super::live::{Live, Machine, PATIENCE, State};
 use super::size::Size;
-use super::snapshot::Kept;
+use super::snapshot::Stopped;
 use crate::create::failed;
 use crate::net::TapSlot;
 use crate::{CreateError, Exit, Process, Restored, SandboxSpec};
@@ -55,6 +55,16 @@ impl Images {
         let named = |(image, target): (&Path, &Path)| (image.file_name().unwrap_or_default().into(), target.into());
         Ok(Images([root].into_iter().chain(mounts).map(named).collect()))
     }
+
+    /// To be written down; `None` where a name is no text.
+    pub fn to_strings(&self) -> Option<Vec<(String, PathBuf)>> {
+        self.0.iter().map(|(name, target)| Some((name.to_str()?.to_owned(), target.clone()))).collect()
+    }
+
+    /// What was written down.
+    pub fn from_strings(images: Vec<(String, PathBuf)>) -> Images {
+        Images(images.into_iter().map(|(name, target)| (name.into(), target)).collect())
+    }
 }
 
 /// What a sandbox has of its own, made while its machine is.
@@ -90,7 +100,7 @@ pub(super) async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<Machin
 }
 
 /// Makes a machine that goes on from a snapshot.
-pub(super) async fn restore(kept: &Kept, spec: SandboxSpec) -> Result<Restored, CreateError> {
+pub(super) async fn restore(kept: &Stopped, spec: SandboxSpec) -> Result<Restored, CreateError> {
     let began = Instant::now();
     let same = Images::of(&spec)? == kept.images && Size::of(spec.memory_bytes, spec.processors) == kept.base.size();
     if !same {

@@ -14,10 +14,11 @@ use super::agent::Past;
 use super::base::Base;
 use super::live::{Machine, PATIENCE};
 use super::make::{self, Images};
-use crate::{BoxFuture, CreateError, Restored, Sandbox, SandboxSpec, Snapshot, SnapshotError};
+use crate::{BoxFuture, CreateError, KeepError, Restored, Sandbox, SandboxSpec, Snapshot, SnapshotError};
 
-/// A stopped sandbox.
-pub(super) struct Kept {
+/// A stopped sandbox. Cheap to clone: what is large is shared.
+#[derive(Clone)]
+pub(super) struct Stopped {
     pub host: Arc<Host>,
     /// Its memory, over that of the base that it was cloned from.
     pub base: Arc<Base>,
@@ -28,13 +29,21 @@ pub(super) struct Kept {
     pub prestarted: Option<Vec<String>>,
 }
 
-impl Snapshot for Kept {
+impl Snapshot for Stopped {
     fn restore<'a>(&'a self, spec: SandboxSpec) -> BoxFuture<'a, Result<Restored, CreateError>> {
         Box::pin(make::restore(self, spec))
     }
 
     fn memory_bytes(&self) -> u64 {
         self.base.template().data_bytes()
+    }
+
+    fn save<'a>(&'a self, name: &'a str, note: Vec<u8>) -> BoxFuture<'a, Result<(), KeepError>> {
+        let (stopped, name) = (self.clone(), name.to_owned());
+        Box::pin(async move {
+            let saved = tokio::task::spawn_blocking(move || stopped.save_now(&name, note)).await;
+            saved.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        })
     }
 }
 
@@ -61,7 +70,7 @@ pub(super) async fn take(machine: Box<Machine>) -> Result<Arc<dyn Snapshot>, Sna
         processes = past.running.len(),
         "snapshot taken"
     );
-    Ok(Arc::new(Kept {
+    Ok(Arc::new(Stopped {
         host: Arc::clone(&machine.host),
         base: Arc::new(Base::of_sandbox(&machine.id, machine.base.size(), template)),
         images: machine.disks.images.clone(),

@@ -72,6 +72,17 @@ impl TmpImages {
         Ok(copy)
     }
 
+    /// A file with the content of `of`, which may lie on any file system: holes stay holes. Blocks.
+    ///
+    /// # Errors
+    /// As [`TmpImages::duplicate`].
+    pub fn of_data(&self, of: &File) -> Result<File, TmpDiskError> {
+        let bytes = of.metadata().map_err(step("look at a disk"))?.len();
+        let copy = sparse_file(&self.dir, bytes)?;
+        copy_data(of, &copy).map_err(step("copy a disk"))?;
+        Ok(copy)
+    }
+
     fn template(&self, bytes: u64) -> Result<Arc<Template>, TmpDiskError> {
         // Whoever comes second waits here for the one that is being laid out.
         let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -163,6 +174,26 @@ fn copy_extents(from: &File, to: &File) -> io::Result<()> {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+}
+
+/// Copies what is no hole through memory, from any file system to any other. Moves the position of `from`.
+pub(crate) fn copy_data(from: &File, to: &File) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        let mut begin = match seek(from, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            Err(Errno::NXIO) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        at = seek(from, SeekFrom::Hole(begin))?;
+        while begin < at {
+            let wanted = usize::try_from(at - begin).unwrap_or(usize::MAX).min(buffer.len());
+            from.read_exact_at(&mut buffer[..wanted], begin)?;
+            to.write_all_at(&buffer[..wanted], begin)?;
+            begin += wanted as u64;
         }
     }
 }

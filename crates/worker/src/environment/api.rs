@@ -2,7 +2,8 @@
 
 use guest::runtime::Remote;
 use runtime_api::{
-    Event, Extensions, Invocation, InvokeRefused, Options, Outcome, RuntimeApi, ShutdownReason, TooManyExtensions,
+    Credentials, Event, Extensions, Invocation, InvokeRefused, Options, Outcome, RuntimeApi, ShutdownReason,
+    TooManyExtensions,
 };
 use sandbox::Service;
 use tokio::sync::{mpsc, oneshot};
@@ -46,6 +47,41 @@ impl Api {
                 Ok(Served { api: Api::Guest(api), events, address: None })
             }
             None => Err(broken(std::io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// Takes over what is served in a sandbox that goes on from a snapshot.
+    pub(super) fn attach(service: Option<Service>) -> Result<(Api, mpsc::UnboundedReceiver<Event>), StartError> {
+        let broken = |error: std::io::Error| StartError::Sandbox(format!("the runtime api is not reached: {error}"));
+        match service {
+            Some(Service::Guest(stream)) => {
+                stream.set_nonblocking(true).map_err(broken)?;
+                let stream = tokio::net::UnixStream::from_std(stream).map_err(broken)?;
+                let (api, events) = Remote::attach(stream);
+                Ok((Api::Guest(api), events))
+            }
+            // What the host serves has ended with the sandbox that it was served to.
+            Some(Service::Host(_)) | None => Err(broken(std::io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// See [`RuntimeApi::restore`]; a runtime that does not wait is heard of as a sandbox that has ended.
+    pub(super) fn restore(&self) {
+        match self {
+            Api::Host(api) => {
+                if let Err(error) = api.restore() {
+                    tracing::debug!(%error, "nobody waits to be restored");
+                }
+            }
+            Api::Guest(api) => api.restore(),
+        }
+    }
+
+    /// See [`RuntimeApi::set_credentials`].
+    pub(super) fn set_credentials(&self, credentials: Option<Credentials>) {
+        match self {
+            Api::Host(api) => api.set_credentials(credentials),
+            Api::Guest(api) => api.set_credentials(credentials),
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use runtimes::{Language, Resolved, Waits};
-use sandbox::{Bind, CreateError, Prestart, Prestarts, ProcessSpec, RootFs, Sandbox, SandboxSpec};
+use sandbox::{Bind, CreateError, Prestart, Prestarts, Process, ProcessSpec, Restored, RootFs, Sandbox, SandboxSpec};
 use telemetry::lines::InitType;
 use tokio::sync::mpsc;
 
@@ -15,8 +15,9 @@ use super::api::{Api, Served};
 use super::compile;
 use crate::host::{CodeInPlace, ColdStart, Inner, StartError, chain};
 use crate::lifecycle::Failure;
+use crate::snapshots::FunctionSnapshot;
 use crate::spec::EnvironmentSpec;
-use crate::variables::{self, Particulars};
+use crate::variables::{self, Access, Particulars};
 
 /// Where the Runtime API listens inside a sandbox that has its own network.
 const RUNTIME_API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9001);
@@ -49,6 +50,20 @@ pub(super) struct Launched {
     /// Code and layers, kept from eviction.
     pub(super) _code: CodeInPlace,
     pub(super) timing: ColdStart,
+    /// What goes on in it, where it comes out of a snapshot.
+    pub(super) revived: Option<Revived>,
+    /// Whether it is to be kept in a snapshot, or comes out of one.
+    pub(super) uses_endpoint: bool,
+}
+
+/// What a sandbox brings along out of a snapshot.
+pub(super) struct Revived {
+    /// When the restore began.
+    pub(super) began: Instant,
+    /// Whether the runtime waits in `restore/next`.
+    pub(super) hooks: bool,
+    /// The extensions by name, and without one the runtime.
+    pub(super) processes: Vec<(Option<String>, Process)>,
 }
 
 /// Makes the sandbox of an environment.
@@ -61,7 +76,8 @@ pub(super) async fn launch(
 ) -> Result<Launched, StartError> {
     let began = Instant::now();
     let resolved = host.resolve(&spec.runtime).await?;
-    let mut code = host.code_in_place(spec, Some(&resolved)).await?;
+    let to_be_kept = initialization_type == InitType::SnapStart;
+    let mut code = host.code_in_place(spec, Some(resolved.as_ref()).filter(|_| !to_be_kept)).await?;
     compile::soon(host, spec, &resolved, std::mem::take(&mut code.uncompiled));
     let code_done = Instant::now();
     let sandbox_spec = SandboxSpec {
@@ -72,7 +88,10 @@ pub(super) async fn launch(
         ..common(host, &resolved, spec.memory_mb).await?
     };
     let mut sandbox = host.backend.create(sandbox_spec).await.map_err(not_made)?;
+    let token = to_be_kept.then(random_token);
     let options = runtime_api::Options {
+        snapshot: to_be_kept,
+        credentials_token: token.clone(),
         function_name: spec.function_name.clone(),
         function_version: spec.version.clone(),
         handler: spec.handler.clone(),
@@ -82,7 +101,14 @@ pub(super) async fn launch(
     let Served { api, events, address } = Api::serve(sandbox.take_service(), options)?;
     let address = address.unwrap_or_else(|| RUNTIME_API.to_string());
     let credentials = (host.credentials)(spec);
-    let own = Particulars { runtime_api: &address, log_stream, initialization_type, credentials: &credentials };
+    let access = match &token {
+        Some(token) => {
+            api.set_credentials(Some(credentials.into()));
+            Access::Endpoint(token)
+        }
+        None => Access::Keys(&credentials),
+    };
+    let own = Particulars { runtime_api: &address, log_stream, initialization_type, access };
     let env = variables::for_runtime(spec, &resolved, own);
     let extension_env = variables::for_extension(&env);
     let extensions = code.extensions.iter().map(|name| {
@@ -105,7 +131,59 @@ pub(super) async fn launch(
         resolved,
         _code: code,
         timing,
+        revived: None,
+        uses_endpoint: to_be_kept,
     })
+}
+
+/// Makes a sandbox that goes on from a snapshot of the version.
+pub(super) async fn restore(
+    host: &Arc<Inner>,
+    spec: &Arc<EnvironmentSpec>,
+    sandbox_id: String,
+    from: &FunctionSnapshot,
+) -> Result<Launched, StartError> {
+    let began = Instant::now();
+    let resolved = host.resolve(&spec.runtime).await?;
+    // What is mounted in the snapshot, not what may have been compiled of it since.
+    let code = host.code_in_place(spec, None).await?;
+    let code_done = Instant::now();
+    let sandbox_spec = SandboxSpec {
+        id: sandbox_id,
+        mounts: mounts(&code),
+        tmp_bytes: u64::from(spec.tmp_mb) << 20,
+        prestart: None,
+        ..common(host, &resolved, spec.memory_mb).await?
+    };
+    let Restored { mut sandbox, processes } = from.snapshot.restore(sandbox_spec).await.map_err(not_made)?;
+    let (api, api_events) = Api::attach(sandbox.take_service())?;
+    let role = |process: Process| Some((from.about.role(process.id)?.map(str::to_owned), process));
+    let processes = processes.into_iter().filter_map(role).collect();
+    let timing = ColdStart { code_us: micros(code_done - began), sandbox_us: micros(code_done.elapsed()), init_us: 0 };
+    let message = "an environment out of a snapshot starts no processes".to_owned();
+    Ok(Launched {
+        runtime: Err(Failure { error_type: "Sandbox.Failure".to_owned(), posted: None, message }),
+        extensions: vec![],
+        sandbox,
+        api,
+        api_events,
+        resolved,
+        _code: code,
+        timing,
+        revived: Some(Revived { began, hooks: from.about.hooks, processes }),
+        uses_endpoint: true,
+    })
+}
+
+/// See [`super::root_name`].
+pub(super) async fn root_name(host: &Arc<Inner>, resolved: &Resolved) -> Result<Option<String>, StartError> {
+    let image = host.root_image(&root(resolved)).await?;
+    Ok(image.and_then(|image| Some(image.file_name()?.to_string_lossy().into_owned())))
+}
+
+/// What the endpoint of credentials asks for.
+fn random_token() -> String {
+    format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
 }
 
 /// Has the backend make ready what sandboxes of a runtime with so much memory have in common.

@@ -3,6 +3,7 @@
 mod invocation;
 mod processes;
 mod record;
+mod snapshot;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -17,12 +18,14 @@ use tokio::time::{Sleep, sleep_until};
 
 use self::invocation::Current;
 use self::processes::{Exited, Processes};
-use super::launch::{Launched, cpu_millis, launch, micros};
+use self::snapshot::Keeping;
+use super::launch::{Launched, cpu_millis, launch, micros, restore};
 use super::{Command, Notice, Observer};
 use crate::capture::{Capture, now_ms};
 use crate::failure;
 use crate::host::{Entry, Inner, StartError, chain};
 use crate::lifecycle::{Action, Event, Failure, Machine};
+use crate::snapshots;
 use crate::spec::EnvironmentSpec;
 
 /// The life of an environment, from launch to teardown.
@@ -39,7 +42,19 @@ pub(super) async fn run(
     let entry = host.enter(&spec, &log_stream);
     let presence = Presence { host: Arc::clone(&host), entry: Arc::clone(&entry), observer, told: false };
     let sandbox_id = id.simple().to_string()[..16].to_owned();
-    match launch(&host, &spec, sandbox_id, &log_stream, initialization_type).await {
+    let kept =
+        spec.snap_start.as_ref().filter(|_| initialization_type == InitType::OnDemand && host.backend.snapshots());
+    let (launched, initialization_type) = match kept {
+        None => (launch(&host, &spec, sandbox_id, &log_stream, initialization_type).await, initialization_type),
+        Some(name) => {
+            let restored = match snapshots::find(&host, &spec, name).await {
+                Ok(snapshot) => restore(&host, &spec, sandbox_id, &snapshot).await,
+                Err(error) => Err(error),
+            };
+            (restored, InitType::SnapStart)
+        }
+    };
+    match launched {
         Err(error) => presence.gone(Some(error)),
         Ok(launched) => Owner::new(presence, spec, initialization_type, log_stream, launched, commands).live().await,
     }
@@ -95,6 +110,8 @@ struct Owner {
     current: Option<Current>,
     processes: Processes,
     init_began: Instant,
+    /// Of an environment that is kept in a snapshot, or was.
+    keeping: Keeping,
     deadline: Option<Instant>,
     freeze_at: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -119,7 +136,7 @@ impl Owner {
         let now = Instant::now();
         Self {
             capture: Capture::new(presence.host.logs.clone(), &spec.logging, log_stream.clone()),
-            machine: Machine::new(init_timeout),
+            machine: Machine::new(init_timeout, options.restore_timeout),
             presence,
             spec,
             initialization_type,
@@ -130,6 +147,7 @@ impl Owner {
             current: None,
             processes: Processes::default(),
             init_began: now,
+            keeping: Keeping::default(),
             deadline: None,
             freeze_at: None,
             timer: Box::pin(sleep_until(now.into())),
@@ -152,6 +170,9 @@ impl Owner {
                 let _ = reply.send(Err(StartError::Broken("the environment ended before the invocation".to_owned())));
             }
         }
+        if let Some(reply) = self.keeping.reply.take() {
+            return self.become_snapshot(reply).await;
+        }
         if broken.is_none() {
             self.shut_down().await;
         }
@@ -162,7 +183,7 @@ impl Owner {
 
     /// From the first initialization to the end; the error is why the sandbox can be used no longer.
     async fn serve(&mut self) -> Result<(), StartError> {
-        let first = self.first_event();
+        let first = self.first_event()?;
         self.pending.push_back(first);
         loop {
             self.settle().await?;
@@ -175,20 +196,22 @@ impl Owner {
     }
 
     /// What was retired while its sandbox was being made is not even initialized.
-    fn first_event(&mut self) -> Event {
+    fn first_event(&mut self) -> Result<Event, StartError> {
         match self.commands.try_recv() {
-            Err(TryRecvError::Empty) => Event::Begin,
-            Ok(Command::Retire) | Err(TryRecvError::Disconnected) => Event::Shutdown,
-            Ok(invoke) => {
-                self.command(Some(invoke));
-                Event::Begin
-            }
+            Ok(Command::Retire) | Err(TryRecvError::Disconnected) => return Ok(Event::Shutdown),
+            Ok(early) => self.command(Some(early)),
+            Err(TryRecvError::Empty) => {}
+        }
+        match self.launched.revived.take() {
+            None => Ok(Event::Begin),
+            Some(revived) => self.revive(revived),
         }
     }
 
     /// Feeds the machine until it has nothing more to say.
     async fn settle(&mut self) -> Result<(), StartError> {
         while let Some(event) = self.pending.pop_front() {
+            self.keeping.take_note_of(&event);
             let actions =
                 self.machine.step(event, Instant::now()).map_err(|illegal| StartError::Broken(illegal.to_string()))?;
             for action in actions {
@@ -263,6 +286,11 @@ impl Owner {
     fn api_event(&mut self, event: runtime_api::Event) {
         match event {
             runtime_api::Event::ExtensionsRegistered => self.pending.push_back(Event::ExtensionsRegistered),
+            // The moment for a snapshot is as good as that for a first invocation, which it will be.
+            runtime_api::Event::RestoreReady => {
+                self.keeping.hooks = true;
+                self.pending.push_back(Event::InitDone);
+            }
             runtime_api::Event::InitDone => self.pending.push_back(Event::InitDone),
             runtime_api::Event::InitError { error_type, body } => {
                 let posted = (!body.is_empty()).then(|| body.to_vec());
@@ -279,8 +307,11 @@ impl Owner {
                 let failure = Failure { error_type: error_type.to_owned(), posted: None, message };
                 self.pending.push_back(Event::Exited(failure));
             }
-            // Only in snapshot environments, which this worker does not make.
-            runtime_api::Event::RestoreReady | runtime_api::Event::RestoreError { .. } => {}
+            runtime_api::Event::RestoreError { error_type, body } => {
+                let posted = (!body.is_empty()).then(|| body.to_vec());
+                let message = "a hook failed after the restore".to_owned();
+                self.pending.push_back(Event::RestoreError(Failure { error_type, posted, message }));
+            }
         }
     }
 
@@ -294,6 +325,10 @@ impl Owner {
             }
             Some(Command::Invoke(_, reply)) => {
                 let _ = reply.send(Err(StartError::Broken("the environment is busy".to_owned())));
+            }
+            Some(Command::Snapshot(reply)) => {
+                self.keeping.reply = Some(reply);
+                self.pending.push_back(Event::Shutdown);
             }
             Some(Command::Retire) | None => self.pending.push_back(Event::Shutdown),
         }
@@ -318,6 +353,15 @@ impl Owner {
                 self.report_init(phase, duration, &status);
                 Ok(())
             }
+            Action::StartRestore => {
+                self.start_restore();
+                Ok(())
+            }
+            Action::ReportRestore { duration, status } => {
+                self.report_restore(duration, &status);
+                Ok(())
+            }
+            Action::FailRestore(failure) => Err(StartError::Restore(failure)),
             Action::LogStart => {
                 self.log_start();
                 Ok(())
@@ -348,8 +392,8 @@ impl Owner {
                 self.reply_error(|request_id| failure::timeout_payload(limit, request_id));
                 Ok(())
             }
-            Action::LogEnd { duration, init, status } => {
-                self.log_end(duration, init, &status).await;
+            Action::LogEnd { duration, before, status } => {
+                self.log_end(duration, before, &status).await;
                 Ok(())
             }
             Action::NotifyReady { initialized } => {

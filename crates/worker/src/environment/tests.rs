@@ -3,6 +3,7 @@
 mod ends;
 mod extensions;
 mod invocations;
+mod snapshots;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -33,6 +33,44 @@ pub struct Failure {
     pub message: String,
 }
 
+/// What an environment has been through before its first invocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// An initialization of this length.
+    Init(Duration),
+    /// A restore from a snapshot.
+    Restore {
+        /// All of it.
+        took: Duration,
+        /// From the release of the runtime on: its hooks, and what it does itself.
+        billed: Duration,
+    },
+}
+
+/// Why a restored environment is of no use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestoreFailure {
+    /// A hook failed, or the runtime ended.
+    Hook(Failure),
+    /// The hooks took too long; they had this much time.
+    Timeout(Duration),
+}
+
+impl std::fmt::Display for RestoreFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Hook(failure) => write!(f, "{}: {}", failure.error_type, crate::failure::told(failure)),
+            Self::Timeout(limit) => {
+                write!(
+                    f,
+                    "Runtime.RestoreHookUserTimeout: the restore took longer than {:.2} seconds",
+                    limit.as_secs_f64()
+                )
+            }
+        }
+    }
+}
+
 /// What a runtime answered to an invocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
@@ -47,6 +85,13 @@ pub enum Answer {
 pub enum Event {
     /// The sandbox is there: start the first initialization.
     Begin,
+    /// The sandbox goes on from a snapshot, which began then: release the runtime.
+    Restore {
+        /// When it was begun to be restored.
+        began: Instant,
+    },
+    /// The runtime told that a hook failed after the restore.
+    RestoreError(Failure),
     /// The runtime could not be started.
     SpawnFailed(Failure),
     /// All extensions have registered.
@@ -102,6 +147,17 @@ pub enum Action {
         /// How it ended.
         status: Status,
     },
+    /// Write RESTORE_START, and let the runtime run its hooks.
+    StartRestore,
+    /// Write RESTORE_REPORT.
+    ReportRestore {
+        /// How long it took, the sandbox's own part included.
+        duration: Duration,
+        /// How it ended.
+        status: Status,
+    },
+    /// Discard the environment, and tell why. The machine takes no further event.
+    FailRestore(RestoreFailure),
     /// Write the START line; the invocation begins.
     LogStart,
     /// Let the processes go on.
@@ -120,8 +176,8 @@ pub enum Action {
     LogEnd {
         /// From START to the end.
         duration: Duration,
-        /// The initialization before this invocation, if it was the first.
-        init: Option<Duration>,
+        /// What came before this invocation, if it was the first.
+        before: Option<Before>,
         /// How it ended.
         status: Status,
     },

@@ -15,7 +15,7 @@ struct Driven {
 
 impl Driven {
     fn new() -> Self {
-        Self { machine: Machine::new(INIT_TIMEOUT), now: Instant::now() }
+        Self { machine: Machine::new(INIT_TIMEOUT, RESTORE_TIMEOUT), now: Instant::now() }
     }
 
     fn after(&mut self, ms: u64, event: Event) -> Vec<Action> {
@@ -45,14 +45,14 @@ fn a_first_invocation_reports_the_initialization_and_a_second_one_does_not() {
         end[1],
         Action::LogEnd {
             duration: Duration::from_millis(3),
-            init: Some(Duration::from_millis(40)),
+            before: Some(Before::Init(Duration::from_millis(40))),
             status: Status::Success
         }
     );
     driven.invoke(false);
     driven.after(1, Event::Answered(Answer::Delivered));
     let end = driven.after(0, Event::Idle);
-    assert!(matches!(end[1], Action::LogEnd { init: None, .. }));
+    assert!(matches!(end[1], Action::LogEnd { before: None, .. }));
 }
 
 #[test]
@@ -187,6 +187,77 @@ fn an_answer_that_was_given_is_reported_as_such_even_if_the_server_ends_before_t
     assert_eq!(actions[1..], [Action::ReplyAnswer, Action::TearDown]);
 }
 
+impl Driven {
+    /// Released 30 ms after its restore began.
+    fn restoring() -> (Self, Vec<Action>) {
+        let mut driven = Self::new();
+        let began = driven.now;
+        let actions = driven.after(30, Event::Restore { began });
+        (driven, actions)
+    }
+}
+
+#[test]
+fn a_restore_is_reported_with_what_of_it_is_billed_once() {
+    let (mut driven, actions) = Driven::restoring();
+    let expected = [Action::SetDeadline(driven.now + RESTORE_TIMEOUT), Action::StartRestore];
+    assert_eq!(actions, expected);
+    let took = Duration::from_millis(50);
+    let expected = [
+        Action::ClearDeadline,
+        Action::ReportRestore { duration: took, status: Status::Success },
+        Action::NotifyReady { initialized: true },
+        Action::FreezeSoon,
+    ];
+    assert_eq!(driven.after(20, Event::InitDone), expected);
+    driven.invoke(false);
+    driven.after(1, Event::Answered(Answer::Delivered));
+    let end = driven.after(0, Event::Idle);
+    let before = Some(Before::Restore { took, billed: Duration::from_millis(20) });
+    assert!(matches!(&end[1], Action::LogEnd { before: found, .. } if *found == before), "{end:?}");
+    driven.invoke(false);
+    driven.after(1, Event::Answered(Answer::Delivered));
+    assert!(matches!(driven.after(0, Event::Idle)[1], Action::LogEnd { before: None, .. }));
+}
+
+#[test]
+fn a_restore_that_fails_ends_the_environment_with_its_reason() {
+    let hook = || failure("Runtime.AfterRestoreError");
+    let report = |ms, status| Action::ReportRestore { duration: Duration::from_millis(ms), status };
+    for event in [Event::RestoreError(hook()), Event::Exited(hook())] {
+        let (mut driven, _) = Driven::restoring();
+        let expected = [
+            Action::ClearDeadline,
+            report(35, Status::Error("Runtime.AfterRestoreError".to_owned())),
+            Action::FailRestore(RestoreFailure::Hook(hook())),
+        ];
+        assert_eq!(driven.after(5, event), expected);
+        assert_eq!(driven.after(0, Event::InitDone), []);
+    }
+    let (mut driven, _) = Driven::restoring();
+    let expected =
+        [report(10_030, Status::Timeout), Action::FailRestore(RestoreFailure::Timeout(Duration::from_secs(10)))];
+    assert_eq!(driven.after(10_000, Event::DeadlinePassed), expected);
+    assert!(!driven.machine.can_invoke());
+}
+
+#[test]
+fn a_restored_environment_whose_runtime_is_gone_is_not_initialized_again() {
+    let ends = [Event::Exited(failure("Runtime.ExitError")), Event::DeadlinePassed];
+    for event in ends {
+        let (mut driven, _) = Driven::restoring();
+        driven.after(1, Event::InitDone);
+        driven.invoke(false);
+        let actions = driven.after(1, event);
+        assert!(matches!(actions.last(), Some(Action::Clear { .. })), "{actions:?}");
+        assert_eq!(driven.after(1, Event::Cleared), [Action::TearDown]);
+    }
+    let (mut driven, _) = Driven::restoring();
+    driven.after(1, Event::InitDone);
+    driven.after(1, Event::Exited(failure("Runtime.ExitError")));
+    assert_eq!(driven.after(1, Event::Cleared), [Action::TearDown]);
+}
+
 /// What may be seen from outside, kept without any knowledge of the machine's states.
 #[derive(Default)]
 struct Observed {
@@ -236,10 +307,12 @@ impl Observed {
                     self.running = false;
                     self.clearing = true;
                 }
-                Action::TearDown => self.down = true,
+                Action::TearDown | Action::FailRestore(_) => self.down = true,
+                Action::StartRestore => self.running = true,
                 Action::SetDeadline(_)
                 | Action::ClearDeadline
                 | Action::ReportInit { .. }
+                | Action::ReportRestore { .. }
                 | Action::Abandon
                 | Action::StartRuntime
                 | Action::FreezeSoon => {}
@@ -258,13 +331,18 @@ proptest! {
     #[test]
     fn every_invocation_is_answered_once_whatever_happens(
         events in prop::collection::vec((any_event(), 0u64..5_000, any::<bool>()), 0..80),
+        restored in any::<bool>(),
     ) {
         let mut driven = Driven::new();
         let mut seen = Observed::default();
-        seen.take(&driven.after(0, Event::Begin));
+        let began = driven.now;
+        seen.take(&driven.after(0, if restored { Event::Restore { began } } else { Event::Begin }));
         for (kind, wait, tail) in events {
             let event = match kind {
                 0 => Event::InitDone,
+                1 if matches!(driven.machine.state, State::Restoring { .. }) => {
+                    Event::RestoreError(failure("Runtime.Unknown"))
+                }
                 1 => Event::InitError(failure("Runtime.Unknown")),
                 2 | 3 => Event::Invoke { timeout: Duration::from_secs(1), tail },
                 4 => Event::Answered(if tail { Answer::Delivered } else { Answer::Refused(failure("Function.Unknown")) }),
@@ -279,7 +357,7 @@ proptest! {
                 Event::Invoke { .. } => seen.offered && driven.machine.can_invoke(),
                 Event::Cleared => seen.clearing,
                 Event::InitDone | Event::InitError(_) => {
-                    seen.running && matches!(driven.machine.state, State::Initializing { .. })
+                    seen.running && matches!(driven.machine.state, State::Initializing { .. } | State::Restoring { .. })
                 }
                 Event::Answered(_) => matches!(driven.machine.state, State::Invoking(_)),
                 Event::Exited(_) => seen.running,
@@ -299,7 +377,9 @@ proptest! {
             }
             seen.take(&driven.after(wait, event));
         }
-        seen.take(&driven.after(0, Event::Shutdown));
+        if !seen.down {
+            seen.take(&driven.after(0, Event::Shutdown));
+        }
         prop_assert!(seen.down);
         prop_assert_eq!(seen.replied, seen.invoked);
         prop_assert_eq!(seen.started, seen.ended_logs);

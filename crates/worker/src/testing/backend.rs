@@ -1,7 +1,7 @@
 //! Sandboxes in memory: a process is a task, its pipes and its connections are real.
 
 use std::collections::HashMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use sandbox::{
-    Backend, BoxFuture, CreateError, Exit, FreezeError, ProcessId, ProcessSpec, Sandbox, SandboxSpec, Service, Signal,
-    SpawnError, Usage,
+    Backend, BoxFuture, CreateError, Exit, FreezeError, KeepError, Kept, ProcessId, ProcessSpec, Sandbox, SandboxSpec,
+    Service, Signal, Snapshot, SnapshotError, SpawnError, Usage,
 };
 use tokio::net::unix::pipe::Sender;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::process::{Process, Script};
+use super::snapshot::{Guest, Saved};
 
 /// Memory that each process uses, in bytes.
 const PROCESS_BYTES: u64 = 8 << 20;
@@ -32,12 +33,15 @@ pub struct Memory {
     full: AtomicBool,
     freezers_broken: Arc<AtomicBool>,
     live: Arc<AtomicUsize>,
-    sandboxes: Mutex<Vec<Weak<Inner>>>,
+    sandboxes: Arc<Mutex<Vec<Weak<Inner>>>>,
+    /// Where this backend has snapshots, those that are saved.
+    saved: Option<Saved>,
 }
 
 impl Memory {
-    pub(super) fn new(script: Script) -> Self {
+    pub(super) fn new(script: Script, snapshots: bool) -> Self {
         Self {
+            saved: snapshots.then(Saved::default),
             script,
             held: watch::Sender::new(false),
             exits_held: Arc::new(watch::Sender::new(false)),
@@ -45,7 +49,7 @@ impl Memory {
             full: AtomicBool::new(false),
             freezers_broken: Arc::default(),
             live: Arc::default(),
-            sandboxes: Mutex::default(),
+            sandboxes: Arc::default(),
         }
     }
 
@@ -85,6 +89,11 @@ impl Memory {
         self.exits_held.send_replace(held);
     }
 
+    /// The snapshots that are saved here. Panics where the backend has none.
+    pub fn saved(&self) -> &Saved {
+        self.saved.as_ref().expect("a backend with snapshots")
+    }
+
     /// From now on there is no room for another sandbox.
     pub fn fill(&self) {
         self.full.store(true, Ordering::SeqCst);
@@ -97,6 +106,69 @@ impl Memory {
 
     fn sandboxes(&self) -> MutexGuard<'_, Vec<Weak<Inner>>> {
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    /// What all sandboxes of this backend have in common.
+    fn common(&self) -> Common {
+        Common {
+            script: Arc::clone(&self.script),
+            broken: Arc::clone(&self.freezers_broken),
+            exits_held: Arc::clone(&self.exits_held),
+            live: Arc::clone(&self.live),
+            sandboxes: Arc::clone(&self.sandboxes),
+            saved: self.saved.clone(),
+        }
+    }
+
+    /// Served by the host, as namespace sandboxes are.
+    fn with_listeners(&self, spec: SandboxSpec) -> std::io::Result<InMemory> {
+        let listen = |_| TcpListener::bind("127.0.0.1:0");
+        let listeners = spec.listen.iter().map(listen).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.common().sandbox(spec, Some(Service::Host(listeners)), None))
+    }
+
+    /// Served inside, as microVMs are.
+    fn with_guest(&self, spec: SandboxSpec) -> std::io::Result<InMemory> {
+        let mut guest = Guest::new()?;
+        let stream = guest.serve()?.into_std()?;
+        let mut sandbox = self.common().sandbox(spec, Some(Service::Guest(stream)), Some(guest.address));
+        sandbox.guest = Some(guest);
+        Ok(sandbox)
+    }
+}
+
+/// What a sandbox is made with.
+#[derive(Clone)]
+pub(super) struct Common {
+    script: Script,
+    broken: Arc<AtomicBool>,
+    exits_held: Arc<watch::Sender<bool>>,
+    live: Arc<AtomicUsize>,
+    sandboxes: Arc<Mutex<Vec<Weak<Inner>>>>,
+    pub(super) saved: Option<Saved>,
+}
+
+impl Common {
+    pub(super) fn sandbox(&self, spec: SandboxSpec, service: Option<Service>, api: Option<SocketAddr>) -> InMemory {
+        self.live.fetch_add(1, Ordering::SeqCst);
+        let inner = Arc::new(Inner {
+            id: spec.id.clone(),
+            script: Arc::clone(&self.script),
+            api: api.map(|address| address.to_string()),
+            frozen: watch::Sender::new(false),
+            broken: Arc::clone(&self.broken),
+            exits_held: Arc::clone(&self.exits_held),
+            alive: watch::Sender::new(0),
+            peak: AtomicU64::new(0),
+            cpu_millis: AtomicU32::new(spec.cpu_millis),
+            next: AtomicU32::new(1),
+            starts: Mutex::default(),
+            processes: Mutex::default(),
+        });
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&inner));
+        InMemory { service, inner, guest: None, common: self.clone() }
     }
 }
 
@@ -114,28 +186,27 @@ impl Backend for Memory {
             if self.full.load(Ordering::SeqCst) {
                 return Err(CreateError::NoRoom("the test says so".to_owned()));
             }
-            let listen = |_| TcpListener::bind("127.0.0.1:0");
-            let listeners = spec.listen.iter().map(listen).collect::<Result<Vec<_>, _>>();
-            let listeners =
-                listeners.map_err(|source| CreateError::Step { step: "listen on loopback".to_owned(), source })?;
-            self.live.fetch_add(1, Ordering::SeqCst);
-            let inner = Arc::new(Inner {
-                id: spec.id,
-                script: Arc::clone(&self.script),
-                frozen: watch::Sender::new(false),
-                broken: Arc::clone(&self.freezers_broken),
-                exits_held: Arc::clone(&self.exits_held),
-                alive: watch::Sender::new(0),
-                peak: AtomicU64::new(0),
-                cpu_millis: AtomicU32::new(spec.cpu_millis),
-                next: AtomicU32::new(1),
-                starts: Mutex::default(),
-                processes: Mutex::default(),
-            });
-            self.sandboxes().push(Arc::downgrade(&inner));
-            let live = Arc::clone(&self.live);
-            Ok(Box::new(InMemory { listeners: Some(listeners), inner, live }) as Box<dyn Sandbox>)
+            let made = if self.saved.is_some() { self.with_guest(spec) } else { self.with_listeners(spec) };
+            let made = made.map_err(|source| CreateError::Step { step: "listen on loopback".to_owned(), source })?;
+            Ok(Box::new(made) as Box<dyn Sandbox>)
         })
+    }
+
+    fn snapshots(&self) -> bool {
+        self.saved.is_some()
+    }
+
+    fn load_snapshot<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Kept>, KeepError>> {
+        Box::pin(std::future::ready(self.saved().load(name)))
+    }
+
+    fn delete_snapshot<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), KeepError>> {
+        self.saved().delete(name);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn saved_snapshots<'a>(&'a self) -> BoxFuture<'a, Result<Vec<String>, KeepError>> {
+        Box::pin(std::future::ready(Ok(self.saved().names())))
     }
 
     fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()> {
@@ -143,15 +214,18 @@ impl Backend for Memory {
     }
 }
 
-struct InMemory {
-    listeners: Option<Vec<TcpListener>>,
-    inner: Arc<Inner>,
-    live: Arc<AtomicUsize>,
+pub(super) struct InMemory {
+    pub(super) service: Option<Service>,
+    pub(super) inner: Arc<Inner>,
+    pub(super) guest: Option<Guest>,
+    common: Common,
 }
 
-struct Inner {
+pub(super) struct Inner {
     id: String,
     script: Script,
+    /// Where the Runtime API really is, where that is not what the variables say.
+    api: Option<String>,
     frozen: watch::Sender<bool>,
     broken: Arc<AtomicBool>,
     exits_held: Arc<watch::Sender<bool>>,
@@ -166,6 +240,7 @@ struct Inner {
 }
 
 struct Running {
+    spec: ProcessSpec,
     signals: mpsc::UnboundedSender<i32>,
     ignores_terminate: Arc<AtomicBool>,
 }
@@ -175,7 +250,7 @@ impl Inner {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kill(&self) {
+    pub(super) fn kill(&self) {
         for process in self.processes().values() {
             let _ = process.signals.send(libc::SIGKILL);
         }
@@ -185,7 +260,27 @@ impl Inner {
         *self.alive.borrow() as u64 * PROCESS_BYTES
     }
 
+    /// The processes that have not ended, in order.
+    pub(super) fn running(&self) -> Vec<(ProcessId, ProcessSpec)> {
+        let processes = self.processes();
+        let mut running: Vec<_> = processes.iter().map(|(id, running)| (*id, running.spec.clone())).collect();
+        running.sort_by_key(|(id, _)| *id);
+        running
+    }
+
     fn spawn(self: &Arc<Self>, spec: ProcessSpec) -> std::io::Result<sandbox::Process> {
+        let id = ProcessId(self.next.fetch_add(1, Ordering::Relaxed));
+        self.start(id, spec, false)
+    }
+
+    /// Starts a process under a number; `again` where a clone does again what was done before its snapshot.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        id: ProcessId,
+        spec: ProcessSpec,
+        again: bool,
+    ) -> std::io::Result<sandbox::Process> {
+        self.next.fetch_max(id.0 + 1, Ordering::Relaxed);
         let program = spec.argv.first().cloned().unwrap_or_default();
         let name = Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned();
         let start = {
@@ -195,19 +290,24 @@ impl Inner {
         };
         let ((stdout, stdout_in), (stderr, stderr_in)) = (pipe()?, pipe()?);
         let ignores_terminate = Arc::new(AtomicBool::new(false));
+        let mut env = spec.env.clone();
+        if let Some(api) = &self.api {
+            env.retain(|(name, _)| name != "AWS_LAMBDA_RUNTIME_API");
+            env.push(("AWS_LAMBDA_RUNTIME_API".to_owned(), api.clone()));
+        }
         let process = Process {
             name,
             start,
-            env: spec.env,
+            again,
+            env,
             stdout: stdout_in,
             stderr: stderr_in,
             frozen: self.frozen.subscribe(),
             ignores_terminate: Arc::clone(&ignores_terminate),
             client: None,
         };
-        let id = ProcessId(self.next.fetch_add(1, Ordering::Relaxed));
         let (signals, mut incoming) = mpsc::unbounded_channel();
-        self.processes().insert(id, Running { signals, ignores_terminate });
+        self.processes().insert(id, Running { spec, signals, ignores_terminate });
         self.alive.send_modify(|alive| *alive += 1);
         self.peak.fetch_max(self.memory(), Ordering::SeqCst);
         let (exited, exit) = oneshot::channel();
@@ -235,7 +335,7 @@ fn pipe() -> std::io::Result<(OwnedFd, Sender)> {
 
 impl Sandbox for InMemory {
     fn take_service(&mut self) -> Option<Service> {
-        self.listeners.take().map(Service::Host)
+        self.service.take()
     }
 
     fn spawn<'a>(&'a self, process: ProcessSpec) -> BoxFuture<'a, Result<sandbox::Process, SpawnError>> {
@@ -301,6 +401,10 @@ impl Sandbox for InMemory {
         self.inner.peak.store(self.inner.memory(), Ordering::SeqCst);
     }
 
+    fn snapshot(self: Box<Self>) -> BoxFuture<'static, Result<Arc<dyn Snapshot>, SnapshotError>> {
+        Box::pin(super::snapshot::take(self))
+    }
+
     fn destroy(self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move { self.kill_all().await })
     }
@@ -309,6 +413,12 @@ impl Sandbox for InMemory {
 impl Drop for InMemory {
     fn drop(&mut self) {
         self.inner.kill();
-        self.live.fetch_sub(1, Ordering::SeqCst);
+        self.common.live.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl InMemory {
+    pub(super) fn common(&self) -> &Common {
+        &self.common
     }
 }

@@ -32,6 +32,7 @@ pub struct Given {
 pub struct Process {
     pub(super) name: String,
     pub(super) start: u32,
+    pub(super) again: bool,
     pub(super) env: Vec<(String, String)>,
     pub(super) stdout: Sender,
     pub(super) stderr: Sender,
@@ -49,6 +50,11 @@ impl Process {
     /// How many processes of this name were started in this sandbox before.
     pub fn start(&self) -> u32 {
         self.start
+    }
+
+    /// Whether this is a clone that does again what was done before its snapshot.
+    pub fn is_clone(&self) -> bool {
+        self.again
     }
 
     /// An environment variable.
@@ -96,6 +102,24 @@ impl Process {
     pub async fn init_error(&mut self, error_type: &str, body: &str) -> std::io::Result<u16> {
         let headers = [("Lambda-Runtime-Function-Error-Type", error_type)];
         Ok(self.call("POST", "/2018-06-01/runtime/init/error", &headers, body).await?.status)
+    }
+
+    /// `GET /runtime/restore/next`; returns the status.
+    pub async fn restore_next(&mut self) -> std::io::Result<u16> {
+        Ok(self.call("GET", "/2018-06-01/runtime/restore/next", &[], "").await?.status)
+    }
+
+    /// `POST /runtime/restore/error`.
+    pub async fn restore_error(&mut self, error_type: &str, body: &str) -> std::io::Result<u16> {
+        let headers = [("Lambda-Runtime-Function-Error-Type", error_type)];
+        Ok(self.call("POST", "/2018-06-01/runtime/restore/error", &headers, body).await?.status)
+    }
+
+    /// What the endpoint of credentials answers to the token that is among the variables.
+    pub async fn credentials(&mut self) -> std::io::Result<String> {
+        let token = self.env("AWS_CONTAINER_AUTHORIZATION_TOKEN").unwrap_or_default().to_owned();
+        let headers = [("Authorization", token.as_str())];
+        Ok(self.call("GET", "/2021-04-23/credentials", &headers, "").await?.body)
     }
 
     /// `POST /extension/register` for events such as `"INVOKE","SHUTDOWN"`; returns the identifier.

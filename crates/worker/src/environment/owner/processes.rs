@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use runtime_api::ShutdownReason;
-use sandbox::{Exit, ProcessId, ProcessSpec, Signal};
+use sandbox::{Exit, Process, ProcessId, ProcessSpec, Signal};
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
@@ -135,15 +135,36 @@ impl Owner {
     async fn spawn(&mut self, who: Who, process: ProcessSpec) -> Result<ProcessId, Failure> {
         self.launched.api.settled().await;
         let started = self.launched.sandbox.spawn(process).await.map_err(|error| failure::spawn(&error))?;
-        let unreadable = |error: std::io::Error| Failure {
+        self.follow(who, started).map_err(|error| Failure {
             error_type: "Sandbox.Failure".to_owned(),
             posted: None,
             message: format!("the output of the process cannot be read: {error}"),
-        };
-        self.capture.attach_lines(started.stdout).map_err(unreadable)?;
-        self.capture.attach_lines(started.stderr).map_err(unreadable)?;
+        })
+    }
+
+    /// Takes over a process that came with its sandbox.
+    pub(super) fn adopt(&mut self, extension: Option<String>, process: Process) -> std::io::Result<()> {
+        match extension {
+            None => self.processes.runtime = Some(self.follow(Who::Runtime, process)?),
+            Some(name) => {
+                let id = self.follow(Who::Extension(name.clone()), process)?;
+                self.processes.extensions.push((name, id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers of the runtime and of the extensions that are alive.
+    pub(super) fn alive(&self) -> (Option<ProcessId>, &[(String, ProcessId)]) {
+        (self.processes.runtime, &self.processes.extensions)
+    }
+
+    /// Reads what a process says, and waits for its end.
+    fn follow(&mut self, who: Who, started: Process) -> std::io::Result<ProcessId> {
+        self.capture.attach_lines(started.stdout)?;
+        self.capture.attach_lines(started.stderr)?;
         if let Some(log) = started.log {
-            self.capture.attach_frames(log).map_err(unreadable)?;
+            self.capture.attach_frames(log)?;
         }
         let (exits, generation, exit) = (self.processes.exits_in.clone(), self.processes.generation, started.exit);
         tokio::spawn(async move {

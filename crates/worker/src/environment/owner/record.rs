@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use telemetry::lines::{self, InitPhase, PlatformEvent, Report, RuntimeVersion};
+use telemetry::lines::{self, InitPhase, InitType, PlatformEvent, Report, RuntimeVersion};
 
 use super::Owner;
-use crate::lifecycle::{Phase, Status};
+use crate::lifecycle::{Before, Phase, Status};
 
 impl Owner {
     /// INIT_START.
@@ -14,7 +14,7 @@ impl Owner {
         let version = self.launched.resolved.runtime_version.clone();
         self.capture.platform(&PlatformEvent::InitStart {
             init_type: self.initialization_type,
-            phase: InitPhase::Init,
+            phase: self.first_phase(),
             runtime: Some(RuntimeVersion { version, arn }),
             function_name: self.spec.function_name.clone(),
             function_version: self.spec.version.clone(),
@@ -23,12 +23,38 @@ impl Owner {
         });
     }
 
+    fn first_phase(&self) -> InitPhase {
+        match self.initialization_type {
+            InitType::SnapStart => InitPhase::SnapStart,
+            InitType::OnDemand | InitType::Provisioned => InitPhase::Init,
+        }
+    }
+
+    /// RESTORE_START.
+    pub(super) fn announce_restore(&mut self) {
+        let arn = self.spec.runtime_version_arn.clone().unwrap_or_default();
+        let version = self.launched.resolved.runtime_version.clone();
+        self.capture.platform(&PlatformEvent::RestoreStart {
+            runtime: Some(RuntimeVersion { version, arn }),
+            function_name: self.spec.function_name.clone(),
+            function_version: self.spec.version.clone(),
+        });
+    }
+
+    /// RESTORE_REPORT, after everything that the hooks have said.
+    pub(super) fn report_restore(&mut self, duration: Duration, status: &Status) {
+        self.capture.drain();
+        let status = logged(status);
+        self.capture.platform(&PlatformEvent::RestoreRuntimeDone { status: status.clone() });
+        self.capture.platform(&PlatformEvent::RestoreReport { status, duration });
+    }
+
     /// One EXTENSION line for each extension, then INIT_REPORT.
     pub(super) fn report_init(&mut self, phase: Phase, duration: Duration, status: &Status) {
         self.capture.drain();
         self.report_extensions();
         let phase = match phase {
-            Phase::Init => InitPhase::Init,
+            Phase::Init => self.first_phase(),
             Phase::Invoke => InitPhase::Invoke,
         };
         let init_type = self.initialization_type;
@@ -71,7 +97,7 @@ impl Owner {
     }
 
     /// END and REPORT, after everything that the function has said.
-    pub(super) async fn log_end(&mut self, duration: Duration, init: Option<Duration>, status: &Status) {
+    pub(super) async fn log_end(&mut self, duration: Duration, before: Option<Before>, status: &Status) {
         let Some(current) = &mut self.current else { return };
         if current.open_since.take().is_none() {
             return;
@@ -91,6 +117,11 @@ impl Owner {
             spans: vec![],
             trace: None,
         });
+        let (init, restore) = match before {
+            None => (None, None),
+            Some(Before::Init(took)) => (Some(took), None),
+            Some(Before::Restore { took, billed }) => (None, Some((took, billed))),
+        };
         let max_memory_mb = usage.memory_peak_bytes.div_ceil(1 << 20).min(u64::from(self.spec.memory_mb));
         self.capture.platform(&PlatformEvent::Report(Report {
             request_id,
@@ -99,7 +130,7 @@ impl Owner {
             memory_mb: self.spec.memory_mb,
             max_memory_mb: u32::try_from(max_memory_mb).unwrap_or(self.spec.memory_mb),
             init,
-            restore: None,
+            restore,
             trace: None,
             spans: vec![],
         }));

@@ -1,0 +1,325 @@
+//! Snapshots of function versions: initialized once, kept, and gone on from by each environment.
+//!
+//! ```text
+//!            take                      find
+//!   Unknown ------> Making --> Ready ------> an environment
+//!      |  ^           ^  '---> Failed --find: made again--> Making
+//!      |  '-forget    '-find: there is none on the disk, or it is of no use
+//!      '--find: read from the disk--> Ready
+//! ```
+//!
+//! A snapshot is made when its version is published, and again when what was kept turns out to be damaged, or to be of
+//! another interpreter or host than the one there is. It is held in memory while it is used, and on the disk until it is
+//! forgotten.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sandbox::{KeepError, Kept, ProcessId, Snapshot, SnapshotError};
+use serde::{Deserialize, Serialize};
+use telemetry::lines::InitType;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::environment::{self, Notice};
+use crate::failure;
+use crate::host::{Inner, StartError, chain};
+use crate::lifecycle::Failure;
+use crate::spec::{EnvironmentSpec, SnapshotName};
+
+/// Initializations for snapshots that run at a time; the others wait. Each may take minutes.
+const MAKERS: usize = 2;
+
+/// Snapshots that are held in memory beside those in use; those on the disk are read again when they are wanted.
+const MAX_IN_MEMORY: usize = 32;
+
+/// A version's snapshot, and what has to be known to go on from it.
+pub(crate) struct FunctionSnapshot {
+    pub(crate) snapshot: Arc<dyn Snapshot>,
+    pub(crate) about: About,
+}
+
+/// What stands beside a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct About {
+    /// The interpreter that is in it.
+    runtime_version: String,
+    /// The root that it runs in, by its content.
+    root: Option<String>,
+    /// Whether the runtime waits in `restore/next`; it waits in `next` otherwise.
+    pub(crate) hooks: bool,
+    /// Number of the runtime's process.
+    runtime: u32,
+    /// Names of the external extensions, and the numbers of their processes.
+    extensions: Vec<(String, u32)>,
+}
+
+impl About {
+    pub(crate) fn new(
+        runtime_version: String,
+        root: Option<String>,
+        hooks: bool,
+        runtime: ProcessId,
+        extensions: &[(String, ProcessId)],
+    ) -> Self {
+        let extensions = extensions.iter().map(|(name, id)| (name.clone(), id.0)).collect();
+        Self { runtime_version, root, hooks, runtime: runtime.0, extensions }
+    }
+
+    /// What a process is: an extension by its name, or the runtime; `None` for one that was in none of these.
+    pub(crate) fn role(&self, process: ProcessId) -> Option<Option<&str>> {
+        if process.0 == self.runtime {
+            return Some(None);
+        }
+        self.extensions.iter().find(|(_, id)| *id == process.0).map(|(name, _)| Some(name.as_str()))
+    }
+}
+
+/// Why a version has no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotFailure {
+    /// Its runtime or an extension failed to initialize, which is the function's own fault.
+    #[error("{error_type}: {message}")]
+    Initialization {
+        /// `Runtime.ImportModuleError`, `Sandbox.Timedout`, ...
+        error_type: String,
+        /// What was said about it.
+        message: String,
+    },
+    /// No environment could be made.
+    #[error(transparent)]
+    Start(StartError),
+    /// The initialized environment could not be kept.
+    #[error("{0}")]
+    Kept(String),
+    /// The version was forgotten meanwhile.
+    #[error("the version was deleted while it was being initialized")]
+    Forgotten,
+}
+
+impl SnapshotFailure {
+    /// From what a runtime posted, or the platform says.
+    pub(crate) fn initialization(failure: &Failure) -> Self {
+        Self::Initialization { error_type: failure.error_type.clone(), message: failure::told(failure) }
+    }
+}
+
+/// What an initialized environment became. `None` where the backend has no snapshots: it has ended then.
+pub(crate) type Taken = Result<Option<FunctionSnapshot>, SnapshotFailure>;
+
+/// All snapshots of a host.
+pub(crate) struct Snapshots {
+    slots: Mutex<HashMap<SnapshotName, Slot>>,
+    makers: Semaphore,
+    uses: AtomicU64,
+}
+
+struct Slot {
+    state: Arc<tokio::sync::Mutex<State>>,
+    last_use: u64,
+}
+
+enum State {
+    /// Perhaps it is on the disk.
+    Unknown,
+    Making,
+    Ready(Arc<FunctionSnapshot>),
+    /// The last attempt to make it again.
+    Failed(SnapshotFailure),
+    Forgotten,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self { slots: Mutex::default(), makers: Semaphore::new(MAKERS), uses: AtomicU64::new(0) }
+    }
+}
+
+impl Snapshots {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SnapshotName, Slot>> {
+        // Only whole entries are put in and taken out.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, name: &SnapshotName) -> Arc<tokio::sync::Mutex<State>> {
+        let last_use = self.uses.fetch_add(1, Ordering::Relaxed);
+        let mut slots = self.lock();
+        if slots.len() > MAX_IN_MEMORY && !slots.contains_key(name) {
+            // Those that are being worked on are held by whoever does. What is on the disk is read again.
+            let idle = slots.iter().filter(|(_, slot)| Arc::strong_count(&slot.state) == 1);
+            let oldest = idle.min_by_key(|(_, slot)| slot.last_use).map(|(name, _)| name.clone());
+            oldest.map(|oldest| slots.remove(&oldest));
+        }
+        let new = || Slot { state: Arc::new(tokio::sync::Mutex::new(State::Unknown)), last_use };
+        let slot = slots.entry(name.clone()).or_insert_with(new);
+        slot.last_use = last_use;
+        Arc::clone(&slot.state)
+    }
+}
+
+/// Initializes a version and keeps it; true if there is a snapshot now, false where the backend has none and the version has
+/// only been tried.
+pub(crate) async fn take(host: &Arc<Inner>, spec: &Arc<EnvironmentSpec>) -> Result<bool, SnapshotFailure> {
+    let Some(name) = spec.snap_start.clone() else { return Ok(false) };
+    if !host.backend.snapshots() {
+        return make(host, spec).await.map(|_| false);
+    }
+    let slot = host.snapshots.slot(&name);
+    *slot.lock().await = State::Making;
+    make_again(host, spec, &name, &slot).await
+}
+
+/// Makes what is being made, and says in its slot what became of it.
+async fn make_again(
+    host: &Arc<Inner>,
+    spec: &Arc<EnvironmentSpec>,
+    name: &SnapshotName,
+    slot: &tokio::sync::Mutex<State>,
+) -> Result<bool, SnapshotFailure> {
+    let made = match make(host, spec).await {
+        Ok(Some(made)) => keep(name, &made).await.map(|()| made),
+        Ok(None) => Err(SnapshotFailure::Kept(SnapshotError::Unsupported.to_string())),
+        Err(failure) => Err(failure),
+    };
+    let mut state = slot.lock().await;
+    if matches!(*state, State::Forgotten) {
+        drop(state);
+        delete(host, name).await;
+        return Err(SnapshotFailure::Forgotten);
+    }
+    match made {
+        Ok(made) => {
+            *state = State::Ready(Arc::new(made));
+            Ok(true)
+        }
+        Err(failure) => {
+            *state = State::Failed(failure.clone());
+            Err(failure)
+        }
+    }
+}
+
+/// Initializes an environment and has it become a snapshot.
+async fn make(host: &Arc<Inner>, spec: &Arc<EnvironmentSpec>) -> Taken {
+    let ended = || SnapshotFailure::Kept("the environment ended while it was being initialized".to_owned());
+    // The semaphore is never closed.
+    let _permit = host.snapshots.makers.acquire().await.map_err(|_| ended())?;
+    // Unbounded, but an environment says little.
+    let (tell, mut notices) = mpsc::unbounded_channel();
+    let observer = Box::new(move |notice| drop(tell.send(notice)));
+    let environment = environment::start(Arc::clone(host), Arc::clone(spec), InitType::SnapStart, observer);
+    match notices.recv().await {
+        // Where it failed, the environment knows why.
+        Some(Notice::Ready { .. }) => {}
+        Some(Notice::Gone { error: Some(error) }) => return Err(SnapshotFailure::Start(error)),
+        Some(Notice::Settling | Notice::Idle | Notice::Gone { error: None }) | None => return Err(ended()),
+    }
+    let (reply, taken) = oneshot::channel();
+    environment.snapshot(reply);
+    taken.await.unwrap_or_else(|_| Err(ended()))
+}
+
+async fn keep(name: &SnapshotName, made: &FunctionSnapshot) -> Result<(), SnapshotFailure> {
+    let note = serde_json::to_vec(&made.about).map_err(|error| SnapshotFailure::Kept(error.to_string()))?;
+    made.snapshot.save(name.as_str(), note).await.map_err(|error| SnapshotFailure::Kept(chain(&error)))
+}
+
+/// The snapshot to go on from.
+///
+/// # Errors
+/// It is not ready: it is made again meanwhile; or that has failed, and is tried once more.
+pub(crate) async fn find(
+    host: &Arc<Inner>,
+    spec: &Arc<EnvironmentSpec>,
+    name: &SnapshotName,
+) -> Result<Arc<FunctionSnapshot>, StartError> {
+    let slot = host.snapshots.slot(name);
+    let mut state = slot.lock().await;
+    let answer = match &*state {
+        State::Ready(ready) => return Ok(Arc::clone(ready)),
+        State::Making | State::Forgotten => return Err(StartError::SnapshotNotReady),
+        State::Unknown => match load(host, spec, name).await {
+            Some(loaded) => {
+                *state = State::Ready(Arc::clone(&loaded));
+                return Ok(loaded);
+            }
+            None => StartError::SnapshotNotReady,
+        },
+        State::Failed(failure) => StartError::SnapshotLost(failure.to_string()),
+    };
+    *state = State::Making;
+    drop(state);
+    let (host, spec, name) = (Arc::clone(host), Arc::clone(spec), name.clone());
+    tokio::spawn(async move {
+        match make_again(&host, &spec, &name, &slot).await {
+            Ok(_) => {
+                tracing::info!(function = spec.function_name, version = spec.version, "its snapshot was made again")
+            }
+            Err(error) => {
+                let (function, version) = (&spec.function_name, &spec.version);
+                tracing::warn!(function, version, %error, "its snapshot could not be made again");
+            }
+        }
+    });
+    Err(answer)
+}
+
+/// What is on the disk, if it is of use.
+async fn load(host: &Arc<Inner>, spec: &Arc<EnvironmentSpec>, name: &SnapshotName) -> Option<Arc<FunctionSnapshot>> {
+    let loaded = match host.backend.load_snapshot(name.as_str()).await {
+        Ok(None) => return None,
+        Ok(Some(kept)) => fit(host, spec, kept).await,
+        Err(error) => Err(chain(&error)),
+    };
+    match loaded {
+        Ok(loaded) => Some(Arc::new(loaded)),
+        Err(reason) => {
+            let (function, version) = (&spec.function_name, &spec.version);
+            tracing::warn!(function, version, reason, "a snapshot is of no use and is made again");
+            delete(host, name).await;
+            None
+        }
+    }
+}
+
+/// Whether a kept snapshot is of the runtime that there is now.
+async fn fit(host: &Arc<Inner>, spec: &EnvironmentSpec, kept: Kept) -> Result<FunctionSnapshot, String> {
+    let about: About =
+        serde_json::from_slice(&kept.note).map_err(|error| format!("its note cannot be read: {error}"))?;
+    let resolved = host.resolve(&spec.runtime).await.map_err(|error| error.to_string())?;
+    if resolved.runtime_version != about.runtime_version {
+        return Err(format!("it is of {}, and the runtime is {} now", about.runtime_version, resolved.runtime_version));
+    }
+    let root = environment::root_name(host, &resolved).await.map_err(|error| error.to_string())?;
+    if root != about.root {
+        return Err("it is of another root file system than there is now".to_owned());
+    }
+    Ok(FunctionSnapshot { snapshot: kept.snapshot, about })
+}
+
+/// Forgets the snapshot of a version that is no more.
+pub(crate) async fn forget(host: &Arc<Inner>, name: &SnapshotName) {
+    let slot = host.snapshots.slot(name);
+    *slot.lock().await = State::Forgotten;
+    host.snapshots.lock().remove(name);
+    delete(host, name).await;
+}
+
+/// Forgets all that is on the disk but these.
+pub(crate) async fn retain(host: &Arc<Inner>, names: &[SnapshotName]) {
+    let saved = match host.backend.saved_snapshots().await {
+        Ok(saved) => saved,
+        Err(error) => return tracing::warn!(error = chain(&error), "the snapshots on the disk cannot be listed"),
+    };
+    for name in saved.into_iter().map(SnapshotName::new).filter(|name| !names.contains(name)) {
+        tracing::info!(snapshot = name.as_str(), "deleting the snapshot of a version that is no more");
+        delete(host, &name).await;
+    }
+}
+
+async fn delete(host: &Arc<Inner>, name: &SnapshotName) {
+    if let Err(error) = host.backend.delete_snapshot(name.as_str()).await {
+        let error: &KeepError = &error;
+        tracing::warn!(snapshot = name.as_str(), error = chain(error), "a snapshot cannot be deleted");
+    }
+}
