@@ -63,7 +63,7 @@ async function loadModule(root, folder, name) {
   return require(require.resolve(name, { paths: [root, folder] }));
 }
 
-async function loadHandler(root, handler) {
+async function loadHandler(root, handler, store) {
   if (handler.includes('..')) {
     throw new errors.MalformedHandlerName(
       `'${handler}' is not a valid handler name. Use absolute paths when specifying root directories in handler names.`,
@@ -84,6 +84,7 @@ async function loadHandler(root, handler) {
       },
       HttpResponseStream,
       ...snapshot.registration,
+      ...(store && { InvokeStore: store }),
     };
   }
   let loaded;
@@ -121,10 +122,13 @@ function parsed(text, name) {
   }
 }
 
-function fillContext(context, headers) {
+function takeTrace(headers) {
   const trace = headers['lambda-runtime-trace-id'];
   if (trace) process.env._X_AMZN_TRACE_ID = trace;
   else delete process.env._X_AMZN_TRACE_ID;
+}
+
+function fillContext(context, headers) {
   const deadline = headers['lambda-runtime-deadline-ms'];
   const env = process.env;
   return Object.assign(context, {
@@ -208,6 +212,7 @@ class Runtime {
         }
       });
       const event = JSON.parse(body.toString('utf8'));
+      takeTrace(headers);
       fillContext(context, headers);
       const result = withoutCallbacks ? this.handler(event, context) : this.handler(event, context, callback);
       if (result && typeof result.then === 'function') result.then(succeed, fail).catch(fail);
@@ -281,6 +286,7 @@ class Runtime {
     };
     try {
       whenLoopIsEmpty(() => this.scheduleIteration());
+      takeTrace(headers);
       fillContext(context, headers);
       const result = this.handler(JSON.parse(body.toString('utf8')), stream, context);
       if (!result || typeof result.then !== 'function') {
@@ -304,6 +310,28 @@ function serialized(result) {
     throw new Error('Unable to stringify response body');
   }
   return text === undefined ? 'null' : text;
+}
+
+// The handler as it is called where several invocations run at once: whichever way of completing is used first counts.
+function concurrently(handler) {
+  return {
+    isStreaming: Boolean(handler[STREAMING]),
+    highWaterMark: handler[HIGH_WATER_MARK],
+    fill: fillContext,
+    serialized,
+    stream: handler,
+    invoke(event, context, { resolve, reject }) {
+      const callback = (error, result) => (error === undefined || error === null ? resolve(result) : reject(error));
+      if (!withoutCallbacks) {
+        waitOption(context);
+        Object.assign(context, { succeed: resolve, fail: (error) => reject(error ?? 'handled'), done: callback });
+      }
+      const result = withoutCallbacks ? handler(event, context) : handler(event, context, callback);
+      if (typeof result?.then === 'function') result.then(resolve, reject);
+      else if (withoutCallbacks) resolve(result);
+      else if (handler.length < 2) resolve(null);
+    },
+  };
 }
 
 // --------------------------------------------------------------------------------------------------------------------
@@ -331,13 +359,15 @@ async function main() {
     logError('Unhandled Promise Rejection', error);
     onError.unhandledRejection(error);
   });
+  const concurrent = Number(process.env.AWS_LAMBDA_MAX_CONCURRENCY || 1) > 1 ? require('./concurrent.cjs') : null;
+  const store = concurrent?.prepare();
   whenLoopIsEmpty(nothing);
   process.on('beforeExit', () => globalThis[BEFORE_EXIT]());
 
   const root = process.env.LAMBDA_TASK_ROOT || process.cwd();
   let handler;
   try {
-    handler = await loadHandler(root, process.env._HANDLER || process.argv[2] || '');
+    handler = await loadHandler(root, process.env._HANDLER || process.argv[2] || '', store);
   } catch (error) {
     logError('Uncaught Exception', error);
     onError.uncaughtException(error);
@@ -350,7 +380,8 @@ async function main() {
     };
     if (!(await snapshot.completeInit(api, failed))) return;
   }
-  new Runtime(api, handler, onError).scheduleIteration();
+  if (concurrent) concurrent.serve(store, process.env.AWS_LAMBDA_RUNTIME_API, concurrently(handler), onError);
+  else new Runtime(api, handler, onError).scheduleIteration();
 }
 
 main();

@@ -22,11 +22,21 @@ const LEVELS = {
 
 // Set by `patchConsole`.
 let asJson = false;
+// What tells the ids of the invocation that speaks, where there are several at once.
+let speaker = null;
 
 function setInvocation(requestId, tenantId) {
   globalThis[REQUEST_ID] = requestId;
   globalThis[TENANT_ID] = tenantId;
 }
+
+// Has lines carry the ids that `store` knows of the invocation in whose course they are written.
+function setSpeaker(store) {
+  speaker = store;
+}
+
+const requestId = () => (speaker ? speaker.getRequestId() : globalThis[REQUEST_ID]);
+const tenantIdNow = () => (speaker ? speaker.getTenantId() : globalThis[TENANT_ID]);
 
 const errorName = (error) => error.constructor?.name ?? 'UnknownError';
 
@@ -37,12 +47,12 @@ function expandError(_key, value) {
 }
 
 function textLine(time, level, args) {
-  return `${time}\t${globalThis[REQUEST_ID]}\t${level.name}\t${format(...args)}`;
+  return `${time}\t${requestId()}\t${level.name}\t${format(...args)}`;
 }
 
 function jsonLine(timestamp, level, args) {
-  const record = { timestamp, level: level.name, requestId: globalThis[REQUEST_ID] };
-  const tenantId = globalThis[TENANT_ID];
+  const record = { timestamp, level: level.name, requestId: requestId() };
+  const tenantId = tenantIdNow();
   if (tenantId !== undefined && tenantId !== null) record.tenantId = tenantId;
   if (args.length === 1) {
     record.message = args[0];
@@ -124,4 +134,4 @@ function logError(heading, thrown) {
   console.error(heading, '\t' + text);
 }
 
-module.exports = { logError, patchConsole, setInvocation };
+module.exports = { logError, patchConsole, setInvocation, setSpeaker };

@@ -400,13 +400,22 @@ def main():
 
         wait(int(prestart))
     _take_environment()
+    address = os.environ["AWS_LAMBDA_RUNTIME_API"]
+    worker = None
+    concurrency = int(os.environ.get("AWS_LAMBDA_MAX_CONCURRENCY") or 1)
+    if concurrency > 1:
+        from firelet_concurrent import fork_workers
+
+        worker = fork_workers(concurrency, address)
     if sys.flags.no_site:
         _set_site()
     task_root = os.environ.get("LAMBDA_TASK_ROOT", os.getcwd())
     handler = os.environ.get("_HANDLER") or (sys.argv[1] if len(sys.argv) > 1 else "")
     _set_path(task_root)
     sink = _open_sink()
-    api = RuntimeApi(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    if worker is not None and sink.framed:
+        worker.share_log(sink)
+    api = RuntimeApi(address)
     error = None
     try:
         _watch_logging(sink)
@@ -428,8 +437,10 @@ def main():
         from firelet_snapstart import complete_init
 
         complete_init(api, sink)
+    if worker is not None:
+        worker.initialized()
     try:
-        _serve(api, function, sink)
+        _serve(api, function, sink, worker)
     finally:
         sink.flush()
 
@@ -485,12 +496,14 @@ def _set_path(task_root):
     sys.path[:] = first + rest
 
 
-def _serve(api, function, sink):
+def _serve(api, function, sink, worker):
     environ = os.environ
     while True:
         headers, payload = api.next()
         request_id = headers.get("lambda-runtime-aws-request-id", "")
         Invocation.request_id = request_id
+        if worker is not None:
+            worker.begins(request_id)
         Invocation.tenant_id = headers.get("lambda-runtime-aws-tenant-id")
         trace_id = headers.get("lambda-runtime-trace-id")
         if trace_id is not None:
@@ -525,6 +538,8 @@ def _serve(api, function, sink):
             sys.stderr.write(text % (what, status))
             if status >= 500:
                 sys.exit(1)
+        if worker is not None:
+            worker.ends()
         # The platform freezes the process now; nothing of the last invocation need stay in memory.
         event = context = body = payload = None
 

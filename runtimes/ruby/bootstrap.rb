@@ -22,8 +22,25 @@ module Firelet
   NAMED_ERRORS = %w[ArgumentError NoMethodError Exception StandardError NameError LoadError SystemExit SystemStackError].freeze
 
   class << self
-    # The id of the invocation that runs, for log lines.
-    attr_accessor :request_id, :sink
+    # Where log records go.
+    attr_accessor :sink
+
+    # Whether several invocations run at once, each in a thread of its own.
+    attr_accessor :concurrent
+
+    # The id of the invocation that runs, for log lines: of the one whose thread this is, or whose thread started this one.
+    def request_id
+      return @request_id unless concurrent
+
+      Fiber.respond_to?(:[]) ? Fiber[:firelet_request_id] : Thread.current.thread_variable_get(:firelet_request_id)
+    end
+
+    def request_id=(id)
+      if !concurrent then @request_id = id
+      elsif Fiber.respond_to?(:[]=) then Fiber[:firelet_request_id] = id
+      else Thread.current.thread_variable_set(:firelet_request_id, id)
+      end
+    end
 
     # Whether log records are JSON; set when the environment is known.
     attr_accessor :json_format
@@ -404,10 +421,26 @@ module Firelet
         exit!(252)
       end
       complete_snapshot if ENV['AWS_LAMBDA_INITIALIZATION_TYPE'] == 'snap-start'
-      loop { serve(*@api.next_invocation) }
+      concurrency = ENV.fetch('AWS_LAMBDA_MAX_CONCURRENCY', '1').to_i
+      return serve_concurrently(concurrency) if concurrency > 1
+
+      loop { serve(@api, *@api.next_invocation) }
     end
 
     private
+
+    # Several invocations at once: a thread for each, with a connection of its own. What ends one of them ends all.
+    def serve_concurrently(count)
+      Firelet.concurrent = true
+      Thread.abort_on_exception = true
+      threads = Array.new(count) do
+        Thread.new do
+          api = RuntimeApi.new(ENV.fetch('AWS_LAMBDA_RUNTIME_API'))
+          loop { serve(api, *api.next_invocation) }
+        end
+      end
+      threads.each(&:join)
+    end
 
     # The hooks before the snapshot, the wait for the restore, the hooks after it. The process stands in `restore/next`
     # while the snapshot is taken; each clone returns from there on its own.
@@ -461,13 +494,14 @@ module Firelet
       @streams&.each(&:end_line)
     end
 
-    def serve(headers, payload)
+    def serve(api, headers, payload)
       id = Firelet.request_id = headers['lambda-runtime-aws-request-id']
-      ENV['_X_AMZN_TRACE_ID'] = headers['lambda-runtime-trace-id']
+      # The variable is everybody's.
+      ENV['_X_AMZN_TRACE_ID'] = headers['lambda-runtime-trace-id'] unless Firelet.concurrent
       begin
         body, type = invoke(headers, payload)
         end_lines
-        posted(@api.respond(id, body, type), 'success')
+        posted(api.respond(id, body, type), 'success')
       rescue RuntimeApi::Error
         raise
       rescue Exception => e # rubocop:disable Lint/RescueException -- everything that a handler raises is its answer
@@ -475,8 +509,9 @@ module Firelet
         report = Report.new(e, 'Function')
         report.log(broken ? 'Critical exception from handler' : 'Error raised from handler method')
         end_lines
-        posted(@api.fail(id, report.json, report.type, report.xray_cause), 'error')
-        exit!(255) if broken
+        posted(api.fail(id, report.json, report.type, report.xray_cause), 'error')
+        # Beside others it is theirs too.
+        exit!(255) if broken && !Firelet.concurrent
       end
     end
 

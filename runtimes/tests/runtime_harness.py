@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -99,9 +100,17 @@ class _Api(http.server.ThreadingHTTPServer):
         self.answer = 202
         self.posts = []
         self.nexts = 0
+        self.given = 0
         self.idle = threading.Event()
         self.stopped = threading.Event()
         self.lock = threading.Lock()
+
+    def look_whether_idle(self):
+        """Nothing is left to give, somebody has asked for more, and all that was given is answered."""
+        with self.lock:
+            answered = sum(post.path.startswith("invocation/") for post in self.posts)
+            if not self.waiting and self.nexts > self.given and answered >= self.given:
+                self.idle.set()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -137,8 +146,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             item = api.waiting.pop(0) if api.waiting else None
             if item is not None:
                 api.answer = item[2]
+                api.given += 1
         if item is None:
-            api.idle.set()
+            api.look_whether_idle()
             api.stopped.wait()
             self.close_connection = True
             return
@@ -168,6 +178,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with api.lock:
             api.posts.append(Post(self.path, raw, body, trailers))
         self.reply(api.answer, b'{"status":"OK"}\n', {"Content-Type": "application/json"})
+        api.look_whether_idle()
 
 
 def run(command, task, handler, invocations=(), env=None, log_fd=False, arguments=(), prestart=None, start_in="/", on_restore=None):
@@ -221,6 +232,8 @@ def run(command, task, handler, invocations=(), env=None, log_fd=False, argument
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=pass_fds,
+        # Its processes end with it.
+        start_new_session=True,
     )
     collected = {}
     if given:
@@ -246,7 +259,10 @@ def run(command, task, handler, invocations=(), env=None, log_fd=False, argument
 
     def end_when_idle():
         api.idle.wait(DEADLINE_SECONDS)
-        process.kill()
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
     killer = threading.Thread(target=end_when_idle, daemon=True)
     killer.start()

@@ -41,6 +41,7 @@ macro_rules! runtime_files {
 const PYTHON: &[File] = runtime_files![
     "bootstrap.py" from "python/bootstrap.py",
     "firelet_api.py" from "python/firelet_api.py",
+    "firelet_concurrent.py" from "python/firelet_concurrent.py",
     "firelet_json.py" from "python/firelet_json.py",
     "firelet_prestart.py" from "python/firelet_prestart.py",
     "firelet_runtime.py" from "python/firelet_runtime.py",
@@ -52,6 +53,7 @@ const PYTHON: &[File] = runtime_files![
 const NODEJS: &[File] = runtime_files![
     "bootstrap" from "nodejs/bootstrap",
     "bootstrap.cjs" from "nodejs/bootstrap.cjs",
+    "concurrent.cjs" from "nodejs/concurrent.cjs",
     "console.cjs" from "nodejs/console.cjs",
     "errors.cjs" from "nodejs/errors.cjs",
     "prestart.cjs" from "nodejs/prestart.cjs",

@@ -29,7 +29,8 @@ public final class Bootstrap {
         ClassLoader functions = Functions.loader(runtime);
         Thread.currentThread().setContextClassLoader(functions);
         Logs logs = new Logs();
-        Api api = new Api(System.getenv("AWS_LAMBDA_RUNTIME_API"));
+        String address = System.getenv("AWS_LAMBDA_RUNTIME_API");
+        Api api = new Api(address);
         String name = System.getenv().getOrDefault("_HANDLER", arguments.length > 0 ? arguments[0] : "");
         Handler handler = null;
         Fault fault = null;
@@ -38,24 +39,25 @@ public final class Bootstrap {
         } catch (Fault e) {
             fault = e;
             if (fault.fatal) {
-                logs.error(fault);
+                logs.error(fault, Map.of());
                 api.failInit(report(fault), FUNCTION_CODE);
                 System.exit(1);
             }
         }
         if (SnapStart.isWanted()) SnapStart.completeInit(api, logs);
-        while (serve(api, handler, fault, logs)) {}
+        int concurrency = Integer.parseInt(System.getenv().getOrDefault("AWS_LAMBDA_MAX_CONCURRENCY", "1"));
+        if (concurrency > 1) Concurrent.serve(concurrency, address, handler, fault, logs);
+        while (serve(api, handler, fault, logs, true)) {}
         System.exit(1);
     }
 
-    /** Serves one invocation; whether the process is fit for another one. */
-    private static boolean serve(Api api, Handler handler, Fault broken, Logs logs) throws Exception {
+    /** Serves one invocation, `alone` or beside others; whether the process is fit for another one. */
+    static boolean serve(Api api, Handler handler, Fault broken, Logs logs, boolean alone) throws Exception {
         Api.Answer invocation = api.next();
         String id = invocation.headers.get("lambda-runtime-aws-request-id");
-        logs.requestId = id;
-        logs.tenantId = invocation.headers.get("lambda-runtime-aws-tenant-id");
         String trace = invocation.headers.get("lambda-runtime-trace-id");
-        if (trace == null) System.clearProperty(TRACE_PROPERTY);
+        // A property is everybody's; beside others the context alone tells it.
+        if (trace == null || !alone) System.clearProperty(TRACE_PROPERTY);
         else System.setProperty(TRACE_PROPERTY, trace);
         try {
             if (broken != null) throw broken;
@@ -66,12 +68,12 @@ public final class Bootstrap {
             Thread.interrupted();
             return true;
         } catch (Fault fault) {
-            logs.error(fault);
+            logs.error(fault, invocation.headers);
             api.fail(id, report(fault), FUNCTION_CODE, null);
             return !fault.fatal;
         } catch (Throwable thrown) {
             Logs.trim(thrown, new HashSet<>());
-            logs.error(Fault.of(thrown, false));
+            logs.error(Fault.of(thrown, false), invocation.headers);
             api.fail(id, report(thrown), USER_EXCEPTION, xrayCause(thrown));
             return !(thrown instanceof VirtualMachineError || thrown instanceof IOError);
         }

@@ -78,10 +78,10 @@ final class Context {
     private Object log(Object[] arguments) {
         String level = arguments.length > 1 ? String.valueOf(arguments[1]) : "UNDEFINED";
         if (arguments[0] instanceof byte[]) {
-            if (Logs.JSON) logs.log(new String((byte[]) arguments[0], StandardCharsets.UTF_8), level);
+            if (Logs.JSON) logs.log(new String((byte[]) arguments[0], StandardCharsets.UTF_8), level, headers);
             else logs.write((byte[]) arguments[0]);
         } else {
-            logs.log(String.valueOf(arguments[0]), level);
+            logs.log(String.valueOf(arguments[0]), level, headers);
         }
         return null;
     }

@@ -28,8 +28,6 @@ final class Logs {
     private static final int LOWEST = Math.max(0, LEVELS.indexOf(String.valueOf(System.getenv("AWS_LAMBDA_LOG_LEVEL")).toUpperCase()));
 
     private final OutputStream frames;
-    volatile String requestId;
-    volatile String tenantId;
 
     Logs() throws ReflectiveOperationException {
         System.setOut(printer(FileDescriptor.out));
@@ -46,8 +44,8 @@ final class Logs {
         return new PrintStream(new FileOutputStream(descriptor), true, StandardCharsets.UTF_8);
     }
 
-    /** Logs a record of a level (`UNDEFINED` if the function named none). */
-    void log(String message, String level) {
+    /** Logs a record of a level (`UNDEFINED` if the function named none) and of the invocation with these headers. */
+    void log(String message, String level, Map<String, String> headers) {
         int rank = LEVELS.indexOf(level);
         if (rank > 0 && rank < LOWEST) return;
         int mask = rank > 0 ? rank * 4 : 0;
@@ -60,13 +58,15 @@ final class Logs {
         record.put("timestamp", Instant.now().truncatedTo(ChronoUnit.MILLIS).toString());
         record.put("message", message);
         record.put("level", level);
+        String requestId = headers.get("lambda-runtime-aws-request-id");
+        String tenantId = headers.get("lambda-runtime-aws-tenant-id");
         if (requestId != null) record.put("AWSRequestId", requestId);
         if (tenantId != null) record.put("tenantId", tenantId);
         write((Json.write(record) + "\n").getBytes(StandardCharsets.UTF_8), FRAME_JSON | mask);
     }
 
-    /** Logs bytes as they are. */
-    void write(byte[] message, int type) {
+    /** Logs bytes as they are; in one piece, whoever else does. */
+    synchronized void write(byte[] message, int type) {
         try {
             if (frames == null) {
                 System.out.write(message, 0, message.length);
@@ -86,13 +86,13 @@ final class Logs {
         write(message, FRAME_TEXT);
     }
 
-    /** Logs a failure of the function. */
-    void error(Fault fault) {
+    /** Logs a failure of the function, in the invocation with these headers. */
+    void error(Fault fault, Map<String, String> headers) {
         String text = fault.getMessage() + "\n";
         if (fault.type != null || fault.trace != null) {
             text = fault.getMessage() + ": " + (fault.type == null ? "" : fault.type) + "\n" + (fault.trace == null ? "" : fault.trace) + "\n";
         }
-        log(text, JSON ? "ERROR" : "UNDEFINED");
+        log(text, JSON ? "ERROR" : "UNDEFINED", headers);
     }
 
     static String message(Throwable thrown) {

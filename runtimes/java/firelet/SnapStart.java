@@ -7,6 +7,7 @@ package firelet;
 
 import com.amazonaws.services.lambda.crac.Core;
 import java.util.HashSet;
+import java.util.Map;
 
 final class SnapStart {
     private SnapStart() {}
@@ -40,6 +41,6 @@ final class SnapStart {
 
     private static void log(Throwable thrown, Logs logs) {
         Logs.trim(thrown, new HashSet<>());
-        logs.error(Fault.of(thrown, false));
+        logs.error(Fault.of(thrown, false), Map.of());
     }
 }

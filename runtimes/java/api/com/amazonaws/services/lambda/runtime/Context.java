@@ -27,4 +27,8 @@ public interface Context {
     default String getTenantId() {
         return null;
     }
+
+    default String getXrayTraceId() {
+        return null;
+    }
 }
