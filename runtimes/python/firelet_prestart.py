@@ -1,9 +1,11 @@
 """A runtime that is started before it is known whose it will be: it waits here for its environment.
 
-The platform starts it so in a machine that it then takes a snapshot of, and clones the snapshot for each environment.
-All that the start has drawn from chance is therefore the same in every clone, and must be drawn again.
+The platform starts it so in a machine that it then takes a snapshot of, and clones the snapshot for each environment. Or
+it starts it as a zygote, of which a fork waits in each sandbox. All that the start has drawn from chance is therefore the
+same in every clone, and must be drawn again.
 """
 
+import _imp
 import os
 import sys
 import time
@@ -12,6 +14,20 @@ from firelet_json import loads
 
 # The platform gives these descriptors at the start; whose environment it is comes later.
 _KEPT = ("_LAMBDA_TELEMETRY_LOG_FD",)
+
+
+def fork_from_here(library):
+    """Makes sandboxes, each with a fork of this process in it, until nobody wants any more. Returns in the forks only.
+
+    The library is an extension module whose initialization does all that, and in a fork fails: so it leaves no module.
+    """
+    try:
+        _imp.create_dynamic(type(sys.__spec__)("firelet_zygote", None, origin=library))
+    except SystemError:
+        pass
+    ssl = sys.modules.get("_ssl")
+    if ssl is not None:
+        ssl.RAND_add(os.urandom(32), 32.0)
 
 
 def wait(fd):

@@ -396,8 +396,11 @@ def main():
     """Runs the function until the platform ends the process."""
     prestart = os.environ.get("FIRELET_PRESTART_FD")
     if prestart:
-        from firelet_prestart import wait
+        from firelet_prestart import fork_from_here, wait
 
+        zygote = os.environ.pop("FIRELET_ZYGOTE", None)
+        if zygote:
+            fork_from_here(zygote)
         wait(int(prestart))
     _take_environment()
     address = os.environ["AWS_LAMBDA_RUNTIME_API"]

@@ -77,6 +77,9 @@ pub enum Isolation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Prestart {
+    /// In sandboxes that are kept prepared: for Python as forks of an interpreter that is started once, which have its address
+    /// layout and hash seed in common; for others each process by an exec of its own. Needs root.
+    Zygote,
     /// In sandboxes that are kept prepared, each process by an exec of its own. Needs root.
     Exec,
     /// Every cold start begins from nothing.
@@ -152,7 +155,7 @@ pub struct ServeOptions {
     /// Where execution environments run. [default: auto]
     #[arg(long, value_enum)]
     pub isolation: Option<Isolation>,
-    /// Whether runtimes are started before a function needs them, with namespaces. [default: exec]
+    /// Whether runtimes are started before a function needs them, with namespaces. [default: zygote]
     #[arg(long, value_enum)]
     pub prestart: Option<Prestart>,
     /// What network functions have. [default: nat as root, else host]

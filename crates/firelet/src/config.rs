@@ -26,7 +26,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where execution environments run. Default: auto.
     pub isolation: Isolation,
-    /// Whether runtimes are started before a function needs them, with namespaces. Default: exec.
+    /// Whether runtimes are started before a function needs them, with namespaces. Default: zygote.
     pub prestart: Prestart,
     /// How many such sandboxes are kept.
     pub prepared: Prepared,
@@ -121,7 +121,7 @@ impl Default for Config {
             allow_unauthenticated: false,
             data_dir: default_data_dir(),
             isolation: Isolation::Auto,
-            prestart: Prestart::Exec,
+            prestart: Prestart::Zygote,
             prepared: Prepared::default(),
             network: if root { Network::Nat } else { Network::Host },
             log_format: LogFormat::Text,

@@ -280,6 +280,7 @@ fn start_backend(config: &Config, chosen: Chosen) -> anyhow::Result<(Arc<dyn Bac
         Chosen::Namespace => {
             let options = sandbox::namespace::Options::new(config.data_dir.join("tmp"));
             let prestart = match config.prestart {
+                Prestart::Zygote => PrestartMode::Zygote,
                 Prestart::Exec => PrestartMode::Exec,
                 Prestart::Off => PrestartMode::Off,
             };

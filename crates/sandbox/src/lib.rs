@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::snapshot::{KeepError, Kept, Restored, Snapshot, SnapshotError};
+pub use supervisor::Exit;
 
 /// Does the work of a sandbox's process and exits, if this process was started for that; returns otherwise. Every program
 /// that starts a backend calls it first thing in `main`, before any thread is there.
@@ -87,6 +88,10 @@ pub struct Prestart {
     pub process: ProcessSpec,
     /// Whether the waiting process may be copied, memory and all, by a snapshot or a fork: the program draws again what
     /// it had drawn from chance. Where not, each is started on its own.
+    ///
+    /// Such a program is a Python interpreter that looks for `FIRELET_ZYGOTE` before it waits. The variable names a file, which
+    /// it initializes as the extension module `firelet_zygote`; that fails (`SystemError`) in forks of it, which then wait. With
+    /// a program that does not know of this, it is found out that no sandbox can be made, and each is started on its own.
     pub clonable: bool,
 }
 
@@ -158,15 +163,6 @@ pub struct Process {
 /// Numbers processes within one sandbox, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(pub u32);
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// `exit(code)`.
-    Code(i32),
-    /// Killed by a signal.
-    Signal(i32),
-}
 
 /// Who answers on the addresses that a sandbox listens on.
 #[derive(Debug)]

@@ -13,7 +13,8 @@
 //! descriptor. Freezing and measuring go straight to the control group, which holds the tenants but not init.
 //!
 //! As root, sandboxes are also kept *prepared*: `Built` before anybody asks for them, with the first process started and waiting. The server attaches to them
-//! what it learns only later, and hands the environment to the process ([`prepared`]).
+//! what it learns only later, and hands the environment to the process ([`prepared`]). Where that process is an interpreter that may be
+//! copied, an interpreter that has been started is the supervisor of its sandboxes, and the process a fork of it ([`zygotes`]).
 //!
 //! What remains when something dies: if the server dies, the supervisor and every init read the end of their sockets,
 //! the inits exit, the kernel kills the rest, and the supervisor removes the control groups. If the supervisor dies, the
@@ -22,25 +23,15 @@
 //! for that too. Mounts, networks and disks have no names on the host and go with the last process.
 
 mod attach;
-mod channel;
 mod control;
 pub mod helper;
 mod identity;
-mod init;
-mod landlock;
 mod link;
 mod live;
-mod loopback;
 mod prepared;
-mod root;
 mod running;
-mod seccomp;
-mod step;
-mod supervisor;
-mod sys;
-mod tenant;
 mod waiting;
-mod wire;
+mod zygotes;
 
 use std::collections::HashMap;
 use std::io;
@@ -56,10 +47,12 @@ use tokio::task::JoinSet;
 pub use helper::Helper;
 
 use self::attach::Attacher;
+use self::helper::Role;
 use self::identity::Identities;
 use self::link::{Ended, Link};
 use self::live::{Live, Shell};
 use self::prepared::{Kind, Prepared};
+use self::zygotes::{Zygote, Zygotes};
 use crate::cgroup::{CgroupError, Cgroups, Limits};
 use crate::host::Loss;
 use crate::net::{NetError, NetOptions, NetworkMode, Networks};
@@ -103,6 +96,9 @@ pub struct Options {
 /// when it is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PrestartMode {
+    /// Ahead, in sandboxes that are kept prepared; those that may be [copied](crate::Prestart::clonable) as forks of an
+    /// interpreter that is started once, others each by an exec of its own.
+    Zygote,
     /// Ahead, in sandboxes that are kept prepared, each by an exec of its own.
     Exec,
     /// When it is wanted.
@@ -122,7 +118,7 @@ impl Options {
             first_uid: None,
             max_sandboxes: 16_384,
             pool_size: 8,
-            prestart: PrestartMode::Exec,
+            prestart: PrestartMode::Zygote,
             prepared: Bounds::default(),
         }
     }
@@ -151,6 +147,9 @@ pub enum StartError {
     /// A thread could not be started.
     #[error("could not start a thread for the mounts of sandboxes")]
     Attacher(#[source] io::Error),
+    /// The code that interpreters load could not be put where they find it.
+    #[error("could not make a memory file for the library of forked interpreters: try --prestart exec")]
+    Library(#[source] io::Error),
     /// The kernel does not say which users there are.
     #[error("could not read /proc/self/uid_map")]
     Identities(#[source] io::Error),
@@ -183,6 +182,7 @@ struct Host {
     /// Whether sandboxes are kept prepared at all.
     prepares: bool,
     stock: Mutex<Stock<Kind, Prepared>>,
+    zygotes: Zygotes,
     attacher: Attacher,
     /// Creations under way: while there are any, the pool is not refilled.
     creating: AtomicUsize,
@@ -207,7 +207,7 @@ struct Supervision {
 
 impl Supervision {
     fn start(helper: &Helper) -> io::Result<Supervision> {
-        let (child, socket) = helper.start()?;
+        let (child, socket) = helper.start(Role::Supervisor)?;
         Ok(Supervision { link: Link::new(socket)?, child })
     }
 
@@ -251,6 +251,14 @@ impl Namespace {
                 remedy: "run as root".into(),
             });
         }
+        let forks = prepares && options.prestart == PrestartMode::Zygote;
+        if forks && !zygotes::is_built() {
+            losses.push(Loss {
+                what: "forks of started interpreters: each Python process is started on its own".into(),
+                remedy: "build for a target that has shared libraries (musl has none by default)".into(),
+            });
+        }
+        let zygotes = Zygotes::new(options.helper.clone(), forks).map_err(StartError::Library)?;
         let host = Host {
             helper: options.helper,
             supervision: Mutex::new(Some(supervision)),
@@ -263,6 +271,7 @@ impl Namespace {
             pool: Pool::new(options.pool_size),
             prepares,
             stock: Mutex::new(Stock::new(options.prepared)),
+            zygotes,
             attacher: Attacher::start().map_err(StartError::Attacher)?,
             creating: AtomicUsize::new(0),
             refilling: AtomicBool::new(false),
@@ -286,6 +295,11 @@ impl Namespace {
     pub fn supervisor_pid(&self) -> Option<u32> {
         let supervision = self.host.supervision.lock().unwrap_or_else(PoisonError::into_inner);
         supervision.as_ref().map(|supervision| supervision.child.id())
+    }
+
+    /// Process numbers of the interpreters that sandboxes are forked from.
+    pub fn zygote_pids(&self) -> Vec<u32> {
+        self.host.zygotes.pids()
     }
 }
 
@@ -355,7 +369,7 @@ async fn refill(host: Weak<Host>) {
             host.grow_old();
             return;
         };
-        match live::shell(&host, &Limits { max_tasks, ..READY }).await {
+        match live::shell(&host, &Limits { max_tasks, ..READY }, None).await {
             Ok(shell) => host.pool.put(&max_tasks, shell),
             Err(error) => {
                 // Whoever needs a sandbox will meet the same error, and report it.
@@ -411,8 +425,15 @@ impl Host {
 
     /// A key for a new sandbox, with the supervisor to order it from. Starts another if the last one has died: its
     /// sandboxes are lost, those to come need not be.
-    fn announce(&self) -> Result<(Arc<Link>, u64, oneshot::Receiver<Ended>), CreateError> {
+    fn announce(
+        &self,
+        zygote: Option<&Arc<Zygote>>,
+    ) -> Result<(Arc<Link>, u64, oneshot::Receiver<Ended>), CreateError> {
         let key = self.last_key.fetch_add(1, Relaxed) + 1;
+        if let Some(zygote) = zygote {
+            let ended = zygote.link().announce(key).ok_or(CreateError::SupervisorGone)?;
+            return Ok((Arc::clone(zygote.link()), key, ended));
+        }
         let mut slot = self.supervision.lock().unwrap_or_else(PoisonError::into_inner);
         let supervision = slot.as_mut().ok_or(CreateError::SupervisorGone)?;
         if let Some(ended) = supervision.link.announce(key) {
@@ -439,12 +460,17 @@ impl Host {
             burials.spawn(async move { live.bury().await });
         }
         while burials.join_next().await.is_some() {}
-        if let Some(Supervision { link, mut child }) = supervision {
+        let mut children = self.zygotes.shut_down();
+        if let Some(Supervision { link, child }) = supervision {
             link.hang_up();
-            let waited = tokio::task::spawn_blocking(move || child.wait());
-            if tokio::time::timeout(PATIENCE, waited).await.is_err() {
-                tracing::error!("the sandbox supervisor does not end");
-            }
+            children.push(child);
+        }
+        let waited = tokio::task::spawn_blocking(move || {
+            // An error means that one has been waited for.
+            children.iter_mut().for_each(|child| drop(child.wait()));
+        });
+        if tokio::time::timeout(PATIENCE, waited).await.is_err() {
+            tracing::error!("a sandbox supervisor does not end");
         }
         if let Some(networks) = &self.networks {
             networks.shutdown().await;

@@ -9,9 +9,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use super::wire::{FromInit, Timings, ToInit};
-use super::{channel, link};
+use super::link;
 use crate::{Exit, ProcessId};
+use supervisor::channel;
+use supervisor::wire::{FromInit, Timings, ToInit};
 
 /// What an init says once.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! How the supervisor comes to run: the server starts its own program again, which finds out here what it is to be.
+//! How supervisors come to run: the server starts its own program again, which finds out here what it is to be.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -6,11 +6,21 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::{env, io};
 
-use super::{channel, supervisor};
+use supervisor::{channel, serve, zygote};
 
-/// Tells a program that it was started as the supervisor, on descriptor 0 of which is the socket to the server.
+/// Tells a program that it was started as something else than the server, on descriptor 0 of which is the socket to the server.
 const ROLE: &str = "FIRELET_SANDBOX_ROLE";
 const SUPERVISOR: &str = "supervisor";
+const ZYGOTE: &str = "zygote";
+
+/// What the program is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The supervisor.
+    Supervisor,
+    /// An interpreter that sandboxes are forked from, with which it replaces itself.
+    Zygote,
+}
 
 /// The program that serves as the supervisor: one whose `main` begins with [`run_if_helper`].
 #[derive(Debug, Clone)]
@@ -28,8 +38,12 @@ impl Default for Helper {
 }
 
 impl Helper {
-    /// Starts the supervisor; the socket is non-blocking.
-    pub(super) fn start(&self) -> io::Result<(Child, OwnedFd)> {
+    /// Starts it; the socket is non-blocking.
+    pub(super) fn start(&self, role: Role) -> io::Result<(Child, OwnedFd)> {
+        let role = match role {
+            Role::Supervisor => SUPERVISOR,
+            Role::Zygote => ZYGOTE,
+        };
         let (ours, theirs) = channel::pair()?;
         rustix::io::ioctl_fionbio(&ours, true)?;
         let child = Command::new(&self.program)
@@ -37,7 +51,7 @@ impl Helper {
             .arg0("firelet")
             .args(&self.args)
             .env_clear()
-            .env(ROLE, SUPERVISOR)
+            .env(ROLE, role)
             .current_dir("/")
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
@@ -49,10 +63,14 @@ impl Helper {
 /// Does the work of a sandbox process and exits, if this process was started for that; returns otherwise. Every program
 /// that starts a [`Namespace`](super::Namespace) backend calls it first thing in `main`, before any thread is there.
 pub fn run_if_helper() {
-    if env::var_os(ROLE).is_none_or(|role| role != SUPERVISOR) {
-        return;
-    }
-    let code = match io::stdin().as_fd().try_clone_to_owned().and_then(supervisor::run) {
+    let Some(role) = env::var_os(ROLE) else { return };
+    let socket = || io::stdin().as_fd().try_clone_to_owned();
+    let done = match role.to_str() {
+        Some(SUPERVISOR) => socket().and_then(serve::run),
+        Some(ZYGOTE) => socket().and_then(zygote::launch).map(|never| match never {}),
+        _ => return,
+    };
+    let code = match done {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("firelet: the sandbox supervisor failed: {error}");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// below what programs with signed numbers take for negative.
 const PREFERRED: std::ops::Range<u32> = 1 << 30..1 << 31;
 /// The user inside a user namespace, where only one can be mapped: Lambda's.
-pub(super) const MAPPED_UID: u32 = 993;
+pub(super) use supervisor::MAPPED_UID;
 
 /// Hands out the users of a range.
 #[derive(Debug)]

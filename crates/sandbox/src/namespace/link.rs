@@ -9,8 +9,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use super::channel;
-use super::wire::{FromSupervisor, ToSupervisor};
+use supervisor::channel;
+use supervisor::wire::{FromSupervisor, ToSupervisor};
 
 /// How the init of a sandbox came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,11 @@ impl Link {
         let (tell, ended) = oneshot::channel();
         state.running.insert(key, tell);
         Some(ended)
+    }
+
+    /// Whether the supervisor is known to be gone.
+    pub fn is_gone(&self) -> bool {
+        self.state().gone
     }
 
     pub async fn order(&self, order: &ToSupervisor, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -13,13 +13,15 @@ use super::control::{Built, Control};
 use super::identity::Identity;
 use super::link::{Ended, Link};
 use super::running::NamespaceSandbox;
-use super::wire::{Build, GroupEntry, Settle, Timings, ToInit, ToSupervisor};
-use super::{Host, Roster, channel};
+use super::zygotes::Zygote;
+use super::{Host, Roster};
 use crate::cgroup::{Entry, Group, Limits, Version};
 use crate::create::failed;
 use crate::net::NetworkSlot;
 use crate::tmp_disk::TmpDisk;
 use crate::{CreateError, SandboxSpec};
+use supervisor::channel;
+use supervisor::wire::{Build, GroupEntry, Settle, Timings, ToInit, ToSupervisor};
 
 /// When to complain that a killed sandbox does not end; it is waited for all the same.
 const SLOW_END: Duration = Duration::from_secs(10);
@@ -30,6 +32,8 @@ pub(super) struct Live {
     key: u64,
     /// To the supervisor that cloned its init.
     link: Arc<Link>,
+    /// Where that is an interpreter: it lives as long as what was forked from it.
+    _zygote: Option<Arc<Zygote>>,
     control: Arc<Control>,
     uid: Option<u32>,
     uid_inside: u32,
@@ -87,8 +91,13 @@ pub(super) struct Shell {
 }
 
 /// Makes everything that depends on nothing but the limits: namespaces, user, control group.
-pub(super) async fn shell(host: &Arc<Host>, limits: &Limits) -> Result<Shell, CreateError> {
-    let shell = Shell::order(host).await?;
+/// As a fork of an interpreter, if one is given.
+pub(super) async fn shell(
+    host: &Arc<Host>,
+    limits: &Limits,
+    zygote: Option<&Arc<Zygote>>,
+) -> Result<Shell, CreateError> {
+    let shell = Shell::order(host, zygote).await?;
     let group = {
         let (host, name, limits) = (Arc::clone(host), shell.live.key.to_string(), *limits);
         // Some thirty small writes to files of the kernel: a fraction of a millisecond, but all in one go.
@@ -109,7 +118,7 @@ pub(super) async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<Namesp
     let shell = async {
         match pooled {
             Some(shell) => shell.limit(&limits).map(|()| shell),
-            None => shell(host, &limits).await,
+            None => shell(host, &limits, None).await,
         }
     };
     let (shell, network, disk) = tokio::join!(shell, network(host, &spec.listen), host.disks.acquire(spec.tmp_bytes));
@@ -150,18 +159,19 @@ pub(super) struct Finished {
 }
 
 impl Shell {
-    /// Orders an init from the supervisor, without waiting for it.
-    async fn order(host: &Host) -> Result<Shell, CreateError> {
+    /// Orders an init from the supervisor or an interpreter, without waiting for it.
+    async fn order(host: &Host, zygote: Option<&Arc<Zygote>>) -> Result<Shell, CreateError> {
         let no_room = || CreateError::NoRoom("as many sandboxes as there are users for them are alive".into());
         let identity = host.identities.take().ok_or_else(no_room)?;
         let connect = |error: io::Error| failed("connect to its init", error);
         let (ours, theirs) = channel::pair().map_err(connect)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|error| connect(error.into()))?;
         let (control, built) = Control::new(ours).map_err(connect)?;
-        let (link, key, ended) = host.announce()?;
+        let (link, key, ended) = host.announce(zygote)?;
         let live = Arc::new(Live {
             key,
             link,
+            _zygote: zygote.cloned(),
             control,
             uid: identity.uid(),
             uid_inside: identity.uid_inside(),

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 use super::Host;
 use super::live::{self, Finished};
 use super::running::NamespaceSandbox;
+use super::zygotes::{Model, Zygote};
 use crate::cgroup::Limits;
 use crate::create::failed;
-use crate::{CreateError, ProcessSpec, RootFs, SandboxSpec};
+use crate::{CreateError, Prestart, ProcessSpec, RootFs, SandboxSpec};
 
 /// What a prepared sandbox may use until it is assigned: what runs in it is the platform's.
 const LIMITS: Limits = Limits { memory_bytes: 512 << 20, cpu_millis: 4_000, max_tasks: 0 };
@@ -33,6 +34,7 @@ const REST: Duration = Duration::from_secs(60);
 pub(super) struct Kind {
     root: RootFs,
     process: ProcessSpec,
+    clonable: bool,
     max_tasks: u32,
     tmp_bytes: u64,
     listen: Vec<SocketAddrV4>,
@@ -42,7 +44,7 @@ impl Kind {
     /// The kind that a specification asks for. `None` if its process cannot be started ahead, or its mounts need what only a
     /// root made for them has.
     pub fn of(spec: &SandboxSpec) -> Option<Kind> {
-        let process = spec.prestart.as_ref()?.process.clone();
+        let Prestart { process, clonable } = spec.prestart.clone()?;
         let has_place =
             |target| spec.root.dirs.contains(target) && !spec.root.binds.iter().any(|b| b.target == *target);
         if !spec.mounts.iter().all(|mount| has_place(&mount.target) && mount.source.is_dir()) {
@@ -50,7 +52,12 @@ impl Kind {
         }
         let tmp_bytes = if spec.tmp_bytes == 0 { USUAL_TMP } else { spec.tmp_bytes };
         let (root, listen) = (spec.root.clone(), spec.listen.clone());
-        Some(Kind { root, process, max_tasks: spec.max_tasks, tmp_bytes, listen })
+        Some(Kind { root, process, clonable, max_tasks: spec.max_tasks, tmp_bytes, listen })
+    }
+
+    /// The interpreter that it can be forked from, if it can.
+    fn model(&self) -> Option<Model> {
+        self.clonable.then(|| Model { root: self.root.clone(), process: self.process.clone() })
     }
 
     fn spec(&self) -> SandboxSpec {
@@ -103,27 +110,106 @@ fn limits(spec: &SandboxSpec) -> Limits {
     Limits { memory_bytes: spec.memory_bytes, cpu_millis: spec.cpu_millis, max_tasks: spec.max_tasks }
 }
 
-/// Makes one of a kind.
-pub(super) async fn make(host: &Arc<Host>, kind: &Kind) -> Result<Prepared, CreateError> {
+/// Makes one of a kind, as a fork of an interpreter where that works.
+async fn make(host: &Arc<Host>, kind: &Kind) -> Result<Prepared, CreateError> {
+    while let Some(model) = kind.model()
+        && let Some(zygote) = host.zygotes.get(&model)
+    {
+        match make_from(host, kind, Some(&zygote)).await {
+            Ok(prepared) => {
+                zygote.worked();
+                renew(host, kind, model);
+                return Ok(prepared);
+            }
+            Err(error) if host.is_shut_down() => return Err(error),
+            // The next one is new; should it fail too, there is none after it.
+            Err(error) => give_up(host, &model, &zygote, &error),
+        }
+    }
+    make_from(host, kind, None).await
+}
+
+/// Makes one at once for somebody who waits for it: only where it takes no longer than to make it without an interpreter.
+async fn make_now(host: &Arc<Host>, kind: &Kind) -> Option<Prepared> {
+    let model = kind.model()?;
+    let zygote = host.zygotes.proven(&model)?;
+    match make_from(host, kind, Some(&zygote)).await {
+        Ok(prepared) => {
+            renew(host, kind, model);
+            Some(prepared)
+        }
+        Err(error) => {
+            if !host.is_shut_down() {
+                give_up(host, &model, &zygote, &error);
+            }
+            None
+        }
+    }
+}
+
+fn give_up(host: &Host, model: &Model, zygote: &Arc<Zygote>, error: &CreateError) {
+    let (reason, complaint) = (chain(error), zygote.complaint());
+    tracing::warn!(%error, reason, complaint, "cannot fork an interpreter; trying again later");
+    host.zygotes.failed(model, zygote);
+}
+
+/// Has an interpreter that has served enough replaced, once another one works.
+fn renew(host: &Arc<Host>, kind: &Kind, model: Model) {
+    let Some(zygote) = host.zygotes.successor(&model) else { return };
+    let (host, kind) = (Arc::downgrade(host), kind.clone());
+    tokio::spawn(async move {
+        let Some(host) = host.upgrade() else { return };
+        match make_from(&host, &kind, Some(&zygote)).await {
+            Ok(prepared) => {
+                zygote.worked();
+                host.zygotes.replace(&model, &zygote);
+                let bytes = prepared.bytes();
+                let refused = host.stock().put(&kind, prepared, bytes);
+                drop(refused);
+            }
+            Err(_) if host.is_shut_down() => {}
+            // The old one goes with it: the next is started when one is wanted again.
+            Err(error) => {
+                let old = host.zygotes.proven(&model);
+                give_up(&host, &model, old.as_ref().unwrap_or(&zygote), &error);
+            }
+        }
+    });
+}
+
+async fn make_from(host: &Arc<Host>, kind: &Kind, zygote: Option<&Arc<Zygote>>) -> Result<Prepared, CreateError> {
     let started = Instant::now();
     let limits = Limits { max_tasks: kind.max_tasks, ..LIMITS };
-    let (shell, network, disk) =
-        tokio::join!(live::shell(host, &limits), live::network(host, &kind.listen), host.disks.acquire(kind.tmp_bytes));
+    let (shell, network, disk) = tokio::join!(
+        live::shell(host, &limits, zygote),
+        live::network(host, &kind.listen),
+        host.disks.acquire(kind.tmp_bytes)
+    );
     let (shell, network) = (shell?, network?);
     let disk = disk.map_err(|error| failed("make a disk for /tmp", error))?;
+    let acquired = started.elapsed();
     let Finished { sandbox, mounted, timings } = shell.build(kind.spec(), network, disk).await?;
     let built = started.elapsed();
     sandbox.prestart(kind.process.clone()).await.map_err(|error| failed("start its process ahead", error))?;
     tracing::debug!(
+        forked = zygote.is_some(),
+        acquired_us = acquired.as_micros(),
         built_us = built.as_micros(),
         ready_us = started.elapsed().as_micros(),
+        init_prepare_us = timings.prepare,
         init_build_us = timings.build,
         "sandbox prepared"
     );
     Ok(Prepared { sandbox, mounted })
 }
 
-/// One from the stock, made what was asked for. `None` if there is none that can be.
+/// What is behind an error.
+fn chain(error: &CreateError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// One from the stock or forked at once, made what was asked for. `None` if there is none that can be.
 pub(super) async fn take(host: &Arc<Host>, spec: &SandboxSpec) -> Option<NamespaceSandbox> {
     if !host.prepares {
         return None;
@@ -131,11 +217,12 @@ pub(super) async fn take(host: &Arc<Host>, spec: &SandboxSpec) -> Option<Namespa
     let kind = Kind::of(spec)?;
     let started = Instant::now();
     let prepared = loop {
-        let taken = host.stock().take(&kind, Instant::now())?;
-        if taken.is_waiting() {
-            break taken;
+        let taken = host.stock().take(&kind, Instant::now());
+        match taken {
+            Some(taken) if taken.is_waiting() => break taken,
+            Some(_) => tracing::warn!("a prepared sandbox has ended and is discarded"),
+            None => break make_now(host, &kind).await?,
         }
-        tracing::warn!("a prepared sandbox has ended and is discarded");
     };
     match prepared.assign(host, spec.clone()).await {
         Ok(sandbox) => {
@@ -174,9 +261,7 @@ pub(super) async fn restock(host: &Arc<Host>) -> bool {
         // Taken down under its hands.
         Err(_) if host.is_shut_down() => {}
         Err(error) => {
-            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
-            let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-            let program = kind.process.argv.first();
+            let (reason, program) = (chain(&error), kind.process.argv.first());
             tracing::warn!(%error, reason, program, "cannot keep sandboxes prepared; trying again later");
             host.stock().rest(&kind, now + REST);
         }

@@ -10,11 +10,11 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt;
 
 use super::live::Shell;
-use super::tenant::StartFailure;
 use super::waiting::{PrestartError, Waiting};
-use super::wire::{Spawn, ToInit};
 use crate::cgroup::{Entry, Group};
 use crate::{BoxFuture, FreezeError, Process, ProcessId, ProcessSpec, Sandbox, Service, Signal, SpawnError, Usage};
+use supervisor::StartFailure;
+use supervisor::wire::{Spawn, ToInit};
 
 /// Longest word of a failed start that is read, in bytes.
 const MAX_STATUS: u64 = 4096;

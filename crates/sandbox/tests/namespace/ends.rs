@@ -10,7 +10,7 @@ use sandbox::{Backend, CreateError, Exit, Sandbox, SpawnError};
 use tokio::task::JoinSet;
 
 use crate::MODE;
-use crate::support::{Rig, eventually, options, process, processes_of, rig, rig_with, sh, spawn, spec, uid_of};
+use crate::support::{Rig, eventually, maker, options, process, processes_of, rig, rig_with, sh, spawn, spec, uid_of};
 
 /// Control groups of the process with this number, wherever they are mounted.
 pub fn groups_of(pid: u32) -> Vec<PathBuf> {
@@ -87,7 +87,7 @@ async fn a_sandbox_whose_init_died_says_so_when_it_is_thawed() {
     let (sandbox, uid, groups) = inhabited(&rig, "headless").await;
     sandbox.freeze().unwrap();
     sandbox.thaw().unwrap();
-    let init = children_of(rig.backend.supervisor_pid().unwrap())[0];
+    let init = children_of(maker(&rig.backend))[0];
     rustix::process::kill_process(rustix::process::Pid::from_raw(init as i32).unwrap(), rustix::process::Signal::KILL)
         .unwrap();
     eventually("the processes are gone", || processes_of(uid).is_empty()).await;
@@ -120,7 +120,7 @@ async fn when_the_supervisor_is_killed_all_sandboxes_die_and_say_so() {
     let uid = uid_of(&*sandbox).await;
     let running = spawn(&*sandbox, "echo ready; exec sleep 1000").await;
     running.wait_for("ready\n").await;
-    let dead = rig.backend.supervisor_pid().unwrap();
+    let dead = maker(&rig.backend);
     kill(dead);
     assert_eq!(running.end().await.exit, Exit::Signal(9));
     eventually("its processes are gone", || processes_of(uid).is_empty()).await;
@@ -129,7 +129,7 @@ async fn when_the_supervisor_is_killed_all_sandboxes_die_and_say_so() {
     sandbox.destroy().await;
     // The next sandbox gets another supervisor.
     let next = rig.sandbox("next").await;
-    assert_ne!(dead, rig.backend.supervisor_pid().unwrap());
+    assert_ne!(dead, maker(&rig.backend));
     assert_eq!(sh(&*next, "echo fine").await.stdout, "fine\n");
     eventually("the dead supervisor is buried", || !Path::new(&format!("/proc/{dead}")).exists()).await;
     rig.end(next).await;

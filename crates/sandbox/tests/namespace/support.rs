@@ -52,7 +52,10 @@ impl Rig {
         if MODE != PrestartMode::Off {
             spec.prestart = Some(Prestart { process: waiter(), clonable: true });
             self.backend.prepare(&spec).await.unwrap();
-            eventually("a sandbox is prepared", || self.backend.prepared() > 0).await;
+            // Where it is to be a fork, one of an interpreter that is there: else each is started on its own.
+            let forks = MODE == PrestartMode::Zygote;
+            let is_prepared = || self.backend.prepared() > 0 && forks != self.backend.zygote_pids().is_empty();
+            eventually("a sandbox is prepared", is_prepared).await;
         }
         self.backend.create(spec).await.unwrap()
     }
@@ -140,7 +143,8 @@ pub async fn run(sandbox: &dyn Sandbox, spec: ProcessSpec) -> Output {
 
 /// The same program, by way of the process that was started ahead.
 pub fn led(spec: ProcessSpec) -> ProcessSpec {
-    if MODE == PrestartMode::Off || spec.log_fd_env.is_some() {
+    let is_led = spec.env.iter().any(|(name, _)| name == "FIRELET_TEST_ARGV");
+    if MODE == PrestartMode::Off || spec.log_fd_env.is_some() || is_led {
         return spec;
     }
     let argv = serde_json::to_string(&spec.argv).unwrap();
@@ -152,6 +156,12 @@ pub fn led(spec: ProcessSpec) -> ProcessSpec {
 pub fn waiter() -> ProcessSpec {
     const PROGRAM: &str = "
 import json, os, sys
+library = os.environ.pop('FIRELET_ZYGOTE', None)
+if library is not None:
+    try:
+        __import__('_imp').create_dynamic(type(sys.__spec__)('firelet_zygote', None, origin=library))
+    except SystemError:
+        pass
 fd = os.environ.pop('FIRELET_PRESTART_FD', None)
 if fd is not None:
     fd = int(fd)
@@ -175,7 +185,7 @@ if fd is not None:
 argv = json.loads(os.environ.pop('FIRELET_TEST_ARGV'))
 if argv[0] == '/usr/bin/python3':
     code = argv[2]
-    for name in ('fd', 'given', 'part', 'log', 'argv', 'json'):
+    for name in ('library', 'fd', 'given', 'part', 'log', 'argv', 'json'):
         globals().pop(name, None)
     exec(compile(code, '<string>', 'exec'))
 else:
@@ -276,6 +286,11 @@ pub fn processes_of(uid: u32) -> Vec<u32> {
         }
     }
     found
+}
+
+/// The process that the inits of a backend are children of: in the mode that forks an interpreter, that.
+pub fn maker(backend: &Namespace) -> u32 {
+    backend.zygote_pids().first().copied().or(backend.supervisor_pid()).unwrap()
 }
 
 /// The user that a sandbox's processes run as.

@@ -1,6 +1,7 @@
 //! The system calls that neither std nor rustix offers, each behind a safe function.
 //!
-//! Everything here runs in the single-threaded processes of the backend (supervisor, inits, tenants before their exec).
+//! Everything here runs in the single-threaded processes of the backend (supervisor, inits, tenants on their way in), but for
+//! [`mount_setattr`], which the server uses as well.
 
 use std::ffi::{CString, c_int};
 use std::io;
@@ -9,16 +10,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::process::Pid;
 
 /// Makes the mount read-only. (`linux/mount.h`)
-pub(super) const MOUNT_ATTR_RDONLY: u64 = 0x1;
+pub const MOUNT_ATTR_RDONLY: u64 = 0x1;
 /// Ignores set-user-ID bits.
-pub(super) const MOUNT_ATTR_NOSUID: u64 = 0x2;
+pub const MOUNT_ATTR_NOSUID: u64 = 0x2;
 /// Ignores device nodes.
-pub(super) const MOUNT_ATTR_NODEV: u64 = 0x4;
+pub const MOUNT_ATTR_NODEV: u64 = 0x4;
 /// Refuses to execute.
-pub(super) const MOUNT_ATTR_NOEXEC: u64 = 0x8;
+pub const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 
 /// Which side of a fork this is.
-pub(super) enum Forked {
+pub(crate) enum Forked {
     Parent(Pid),
     Child,
 }
@@ -32,7 +33,7 @@ fn check_int(result: c_int) -> io::Result<()> {
 }
 
 /// Forks with `flags` (`CLONE_NEW*`), into the control group `group` if there is one. The caller is single-threaded.
-pub(super) fn clone3(flags: c_int, group: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
+pub(crate) fn clone3(flags: c_int, group: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
     // `struct clone_args` of linux/sched.h; not libc's, because musl's and glibc's differ in what they name.
     #[repr(C)]
     #[derive(Default)]
@@ -64,8 +65,19 @@ pub(super) fn clone3(flags: c_int, group: Option<BorrowedFd<'_>>) -> io::Result<
     })
 }
 
+/// Forks as the C library does: with its handlers, and with the thread's number that it keeps. For a child that goes on in
+/// an interpreter.
+pub(crate) fn fork() -> io::Result<Forked> {
+    // SAFETY: the process has one thread, so the child lacks nothing.
+    let pid = check(unsafe { libc::fork() }.into())?;
+    Ok(match Pid::from_raw(pid as i32) {
+        Some(pid) => Forked::Parent(pid),
+        None => Forked::Child,
+    })
+}
+
 /// Sets attributes on a mount, and on all mounts below it if `recursive`; makes it private to this namespace.
-pub(super) fn mount_setattr(mount: impl AsFd, set: u64, recursive: bool) -> io::Result<()> {
+pub fn mount_setattr(mount: impl AsFd, set: u64, recursive: bool) -> io::Result<()> {
     #[repr(C)]
     struct MountAttr {
         set: u64,
@@ -85,13 +97,13 @@ pub(super) fn mount_setattr(mount: impl AsFd, set: u64, recursive: bool) -> io::
 }
 
 /// `prctl(option, value)` for the options that take one number.
-pub(super) fn prctl(option: c_int, value: libc::c_ulong) -> io::Result<()> {
+pub(crate) fn prctl(option: c_int, value: libc::c_ulong) -> io::Result<()> {
     // SAFETY: the options used here take numbers, no pointers.
     check_int(unsafe { libc::prctl(option, value, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) })
 }
 
 /// Gives up every capability of this process.
-pub(super) fn drop_capabilities() -> io::Result<()> {
+pub(crate) fn drop_capabilities() -> io::Result<()> {
     #[repr(C)]
     struct Header {
         version: u32,
@@ -105,7 +117,7 @@ pub(super) fn drop_capabilities() -> io::Result<()> {
 }
 
 /// Becomes `uid` and the group of the same number, for good, without supplementary groups.
-pub(super) fn become_user(uid: u32) -> io::Result<()> {
+pub(crate) fn become_user(uid: u32) -> io::Result<()> {
     // SAFETY: plain numbers; the raw calls, because glibc's would look for other threads.
     unsafe {
         check(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()))?;
@@ -116,19 +128,19 @@ pub(super) fn become_user(uid: u32) -> io::Result<()> {
 }
 
 /// Restricts this process by a landlock ruleset. Needs no-new-privileges.
-pub(super) fn landlock_restrict_self(ruleset: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn landlock_restrict_self(ruleset: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: a descriptor and no flags.
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) }).map(drop)
 }
 
 /// Sends a signal to every process of this process namespace but the caller, who is its process 1.
-pub(super) fn signal_everything(signal: c_int) -> io::Result<()> {
+pub(crate) fn signal_everything(signal: c_int) -> io::Result<()> {
     // SAFETY: plain numbers.
     check_int(unsafe { libc::kill(-1, signal) })
 }
 
 /// Takes every capability out of what an exec could ever bring back.
-pub(super) fn drop_bounding_set() -> io::Result<()> {
+pub(crate) fn drop_bounding_set() -> io::Result<()> {
     for capability in 0..64 {
         match prctl(libc::PR_CAPBSET_DROP, capability) {
             Ok(()) => {}
@@ -141,7 +153,7 @@ pub(super) fn drop_bounding_set() -> io::Result<()> {
 }
 
 /// Blocks every signal and returns a descriptor that reads as SIGCHLD arrives.
-pub(super) fn child_signals() -> io::Result<OwnedFd> {
+pub(crate) fn child_signals() -> io::Result<OwnedFd> {
     // SAFETY: the sets are initialized by sigfillset and sigemptyset before they are read; the new descriptor is ours.
     unsafe {
         let mut set = std::mem::zeroed();
@@ -156,7 +168,7 @@ pub(super) fn child_signals() -> io::Result<OwnedFd> {
 }
 
 /// Gives every signal its default action and unblocks all: what a fresh program expects.
-pub(super) fn reset_signals() {
+pub(crate) fn reset_signals() {
     // `struct sigaction` of the kernel, all zeroes: the default action, no flags, an empty mask. The raw call, because
     // the C library does not let go of the two signals that it uses itself.
     let default = [0u64; 4];
@@ -167,14 +179,23 @@ pub(super) fn reset_signals() {
             let old = std::ptr::null_mut::<u64>();
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, SET_BYTES);
         }
+    }
+    // Fails for no valid argument.
+    let _ = unblock_signals();
+}
+
+/// Unblocks every signal.
+pub(crate) fn unblock_signals() -> io::Result<()> {
+    // SAFETY: the set is initialized by sigemptyset before it is read.
+    unsafe {
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+        check_int(libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()))
     }
 }
 
 /// Makes `fd` the descriptor number `target`, which stays open on exec.
-pub(super) fn dup_to(fd: impl AsFd, target: RawFd) -> io::Result<()> {
+pub(crate) fn dup_to(fd: impl AsFd, target: RawFd) -> io::Result<()> {
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: closing what `target` was is what the callers want: they call it on numbers that nothing owns.
     check_int(unsafe { if fd == target { libc::fcntl(fd, libc::F_SETFD, 0) } else { libc::dup2(fd, target) } })
@@ -182,20 +203,20 @@ pub(super) fn dup_to(fd: impl AsFd, target: RawFd) -> io::Result<()> {
 
 /// Closes every descriptor from `first` on, whoever thinks to own it: for processes that are about to exec, or that
 /// have just been forked and keep nothing of their parent's.
-pub(super) fn close_from(first: RawFd) -> io::Result<()> {
+pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
     // SAFETY: see above; the callers forget the owners.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
 /// Closes every descriptor from `first` on when this process execs.
-pub(super) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: c_int = 4;
     // SAFETY: only sets a flag.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
 }
 
 /// Replaces the program. Returns only if that failed.
-pub(super) fn exec(argv: &[CString], env: &[CString]) -> io::Error {
+pub(crate) fn exec(argv: &[CString], env: &[CString]) -> io::Error {
     let Some(program) = argv.first() else {
         return io::Error::from_raw_os_error(libc::ENOENT);
     };
@@ -209,7 +230,7 @@ pub(super) fn exec(argv: &[CString], env: &[CString]) -> io::Error {
 }
 
 /// Ends this process at once, without running what the program that it was forked from registered.
-pub(super) fn exit_now(code: c_int) -> ! {
+pub(crate) fn exit_now(code: c_int) -> ! {
     // SAFETY: never returns.
     unsafe { libc::_exit(code) }
 }

@@ -7,14 +7,16 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::Exit;
+
 /// The bytes of a message do not have the shape that its sender promised.
 #[derive(Debug, thiserror::Error)]
 #[error("malformed message between the server and a sandbox: {0}")]
-pub(super) struct Malformed(&'static str);
+pub struct Malformed(&'static str);
 
 /// Server to supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ToSupervisor {
+pub enum ToSupervisor {
     /// Clone an init. Descriptors: its control socket.
     Create { key: u64 },
     /// These control groups belong to the sandbox; thaw and remove them should the server die.
@@ -27,7 +29,7 @@ pub(super) enum ToSupervisor {
 
 /// Supervisor to server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum FromSupervisor {
+pub enum FromSupervisor {
     /// There was no init to be had.
     CloneFailed { key: u64, errno: i32 },
     /// The init and all processes of its namespace are gone.
@@ -36,7 +38,7 @@ pub(super) enum FromSupervisor {
 
 /// Server to init.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ToInit {
+pub enum ToInit {
     /// Who the tenants are and what limits them. First, once. Descriptors: those of the control group, as `group` says.
     Settle(Settle),
     /// Make the sandbox. Second, once. Descriptors: network namespace (if `has_netns`), `/tmp` mount (if `has_tmp`).
@@ -54,7 +56,7 @@ pub(super) enum ToInit {
 
 /// How processes enter the control group of their sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum GroupEntry {
+pub enum GroupEntry {
     /// They do not.
     None,
     /// One descriptor: the directory, for `CLONE_INTO_CGROUP`.
@@ -65,7 +67,7 @@ pub(super) enum GroupEntry {
 
 /// Whom an init starts processes as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Settle {
+pub struct Settle {
     /// User and group to become, in the host's numbers; `None` in a user namespace, where there is only one.
     pub uid: Option<u32>,
     /// `RLIMIT_NPROC`, where no control group limits the number of tasks.
@@ -75,7 +77,7 @@ pub(super) struct Settle {
 
 /// What an init makes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Build {
+pub struct Build {
     pub hostname: String,
     pub has_netns: bool,
     /// Make a network namespace with nothing but loopback and listen there; the sockets come back with `Ready`.
@@ -90,7 +92,7 @@ pub(super) struct Build {
 
 /// A process to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Spawn {
+pub struct Spawn {
     pub process: u32,
     pub argv: Vec<String>,
     pub env: Vec<(String, String)>,
@@ -102,20 +104,20 @@ pub(super) struct Spawn {
 
 /// Init to server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum FromInit {
+pub enum FromInit {
     /// Processes may be started. Descriptors: the mount namespace, the listening sockets of `Build::own_network`.
     Ready(Timings),
     /// The sandbox could not be made; init is about to exit.
     Failed { step: String, errno: i32 },
     /// A process that `Spawn` named has ended.
-    Exit { process: u32, exit: crate::Exit },
+    Exit { process: u32, exit: Exit },
     /// The answer to `KillAll`: init has no children left.
     AllKilled,
 }
 
 /// How long init took, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Timings {
+pub struct Timings {
     /// From its first instruction until it could take the `Build` message.
     pub prepare: u32,
     /// The mount tree.
@@ -302,8 +304,8 @@ impl FromInit {
             FromInit::Ready(timings) => out.u8(1).u32(timings.prepare).u32(timings.mounts).u32(timings.build),
             FromInit::Failed { step, errno } => out.u8(2).str(step).i32(*errno),
             FromInit::Exit { process, exit } => match exit {
-                crate::Exit::Code(code) => out.u8(3).u32(*process).u8(0).i32(*code),
-                crate::Exit::Signal(signal) => out.u8(3).u32(*process).u8(1).i32(*signal),
+                Exit::Code(code) => out.u8(3).u32(*process).u8(0).i32(*code),
+                Exit::Signal(signal) => out.u8(3).u32(*process).u8(1).i32(*signal),
             },
             FromInit::AllKilled => out.u8(4),
         };
@@ -319,7 +321,7 @@ impl FromInit {
                 let process = input.u32()?;
                 let by_signal = input.bool()?;
                 let number = input.i32()?;
-                let exit = if by_signal { crate::Exit::Signal(number) } else { crate::Exit::Code(number) };
+                let exit = if by_signal { Exit::Signal(number) } else { Exit::Code(number) };
                 FromInit::Exit { process, exit }
             }
             4 => FromInit::AllKilled,

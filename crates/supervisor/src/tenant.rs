@@ -2,21 +2,25 @@
 //!
 //! It starts as root of the sandbox with every descriptor of init's, and loses all of it in an order in which each step is
 //! still allowed. What fails is told through the status pipe, which the exec closes when all went well.
+//!
+//! A process that waits as a fork of an interpreter ([`stay`]) goes the same way, but for the last step: instead of an exec it gives
+//! itself back what an exec would have given it, and returns to where the interpreter called this library.
 
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::UnshareFlags;
 
-use super::init::{Group, Inside};
-use super::step::{Step, StepError};
-use super::sys;
-use super::wire::Spawn;
+use crate::init::{Group, Inside};
+use crate::step::{Step, StepError};
+use crate::title::Title;
+use crate::wire::Spawn;
+use crate::{StartFailure, sys};
 
 /// Open files and sockets per process, as on Lambda.
 const MAX_FILES: u64 = 1024;
@@ -33,50 +37,8 @@ const PRESTART_VARIABLE: &str = "FIRELET_PRESTART_FD";
 /// NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock; KEEP_CAPS locked off. (linux/securebits.h)
 const SECURE_BITS: libc::c_ulong = 0b1110_1111;
 
-/// What the status pipe says when the start failed. Encoded as the kind, the errno in four bytes, then the step.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum StartFailure {
-    /// The program could not be executed.
-    Exec(i32),
-    /// The working directory could not be entered.
-    Cwd(i32),
-    /// Anything else.
-    Step(String, i32),
-}
-
-impl StartFailure {
-    pub fn encode(&self) -> Vec<u8> {
-        let (kind, errno, step) = match self {
-            StartFailure::Exec(errno) => (0, errno, ""),
-            StartFailure::Cwd(errno) => (1, errno, ""),
-            StartFailure::Step(step, errno) => (2, errno, step.as_str()),
-        };
-        [&[kind], &errno.to_le_bytes()[..], step.as_bytes()].concat()
-    }
-
-    /// `None` if nothing was written, which is to say that the program runs.
-    pub fn decode(bytes: &[u8]) -> Option<StartFailure> {
-        let (kind, rest) = bytes.split_first()?;
-        let Some((errno, step)) = rest.split_first_chunk() else {
-            return Some(StartFailure::Step("read the status".into(), libc::EIO));
-        };
-        let errno = i32::from_le_bytes(*errno);
-        Some(match kind {
-            0 => StartFailure::Exec(errno),
-            1 => StartFailure::Cwd(errno),
-            _ => StartFailure::Step(String::from_utf8_lossy(step).into_owned(), errno),
-        })
-    }
-}
-
-impl From<StepError> for StartFailure {
-    fn from(error: StepError) -> Self {
-        StartFailure::Step(error.step, error.errno)
-    }
-}
-
 /// The pipes of a new process, as they came with the `Spawn` message.
-pub(super) struct Pipes {
+pub(crate) struct Pipes {
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
     pub status: OwnedFd,
@@ -96,13 +58,13 @@ impl Pipes {
 }
 
 /// Tells why a process did not start.
-pub(super) fn report(status: OwnedFd, failure: &StartFailure) {
+pub(crate) fn report(status: OwnedFd, failure: &StartFailure) {
     // If the server is gone there is nobody to tell.
     let _ = File::from(status).write_all(&failure.encode());
 }
 
 /// Becomes the program. Called in the forked child, never returns.
-pub(super) fn run(inside: &Inside, spawn: &Spawn, pipes: Pipes) -> ! {
+pub(crate) fn run(inside: &Inside, spawn: &Spawn, pipes: Pipes) -> ! {
     let status = above_standard(&pipes.status);
     let Err(failure) = start(inside, spawn, pipes);
     if let Ok(status) = status {
@@ -112,38 +74,104 @@ pub(super) fn run(inside: &Inside, spawn: &Spawn, pipes: Pipes) -> ! {
 }
 
 fn start(inside: &Inside, spawn: &Spawn, pipes: Pipes) -> Result<Infallible, StartFailure> {
-    join_group(inside)?;
-    // From here on the group is the root of what the process can see of control groups.
-    // SAFETY: only descriptor tables are unsafe to unshare, and this does not.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
-        .step(|| "enter a control group namespace".into())?;
-    arrange_descriptors(inside, pipes)?;
-    rustix::process::setsid().step(|| "start a session".into())?;
-    rustix::process::umask(Mode::from_raw_mode(0o022));
-    limit_resources(inside)?;
-    drop_privileges(inside)?;
-    // As the user that the program will run as: a directory it may not enter is an error now, not later.
-    if let Err(error) = rustix::process::chdir(&spawn.cwd) {
-        return Err(StartFailure::Cwd(error.raw_os_error()));
-    }
+    join_group(inside, true)?;
+    let wanted = gather(inside, &pipes)?;
+    let next = put_in_place(&wanted).step(|| "arrange the descriptors".into())?;
+    // The status pipe and what was init's go with the exec.
+    sys::close_on_exec_from(next).step(|| "arrange the descriptors".into())?;
+    // The numbers that were theirs may be standard ones now.
+    std::mem::forget(pipes);
+    confine(inside, spawn)?;
     let (argv, env) = program(spawn)?;
-    seccompiler::apply_filter(&inside.filter).map_err(io::Error::other).step(|| "install the call filter".into())?;
+    filter(inside)?;
     sys::reset_signals();
     let error = sys::exec(&argv, &env);
     Err(StartFailure::Exec(error.raw_os_error().unwrap_or(libc::EIO)))
 }
 
-/// Enters the control group where the kernel has no clone into it.
-fn join_group(inside: &Inside) -> Result<(), StepError> {
-    if let Group::V1(procs) = &inside.group {
-        for file in procs {
-            rustix::io::write(file, b"0\n").step(|| "join the control group".into())?;
-        }
-    }
-    Ok(())
+/// A confined process that still has all descriptors of init's.
+pub(crate) struct Forked {
+    wanted: Vec<OwnedFd>,
+    status: OwnedFd,
 }
 
-fn arrange_descriptors(inside: &Inside, pipes: Pipes) -> Result<(), StepError> {
+/// Confines this process, a fork of the interpreter that `title` is of. Called in the forked child; returns when all is done
+/// that can be done before the last descriptor of init's is closed.
+pub(crate) fn stay(inside: &Inside, spawn: &Spawn, pipes: Pipes, title: &Title) -> Forked {
+    let confined = confine_fork(inside, spawn, &pipes, title);
+    match confined {
+        Ok(wanted) => Forked { wanted, status: pipes.status },
+        Err(failure) => {
+            report(pipes.status, &failure);
+            sys::exit_now(127)
+        }
+    }
+}
+
+fn confine_fork(inside: &Inside, spawn: &Spawn, pipes: &Pipes, title: &Title) -> Result<Vec<OwnedFd>, StartFailure> {
+    join_group(inside, false)?;
+    let wanted = gather(inside, pipes)?;
+    confine(inside, spawn)?;
+    title.restore().step(|| "give back the name".into())?;
+    // An exec does this: becoming another user has made the process one that its own user may not look into.
+    sys::prctl(libc::PR_SET_DUMPABLE, 1).step(|| "show its memory to its user".into())?;
+    filter(inside)?;
+    // As init, it was forked with all of them blocked. The dispositions are those of an interpreter that has started.
+    sys::unblock_signals().step(|| "unblock signals".into())?;
+    Ok(wanted)
+}
+
+impl Forked {
+    /// Gives the descriptors their numbers and closes all others, whoever had them: the last step of a fork, which nothing of
+    /// init's or the supervisor's may outlive. Ends the process if that fails.
+    pub fn take_place(self) {
+        let Forked { wanted, status } = self;
+        let placed = put_in_place(&wanted);
+        // Whatever their numbers mean by now, they are closed below. The end of the status pipe says that all went well.
+        std::mem::forget((wanted, status));
+        if placed.and_then(sys::close_from).is_err() {
+            sys::exit_now(127);
+        }
+    }
+}
+
+/// Enters the control group, where the process was not cloned into it, and makes it the root of what the process can see of
+/// control groups.
+fn join_group(inside: &Inside, cloned_into: bool) -> Result<(), StepError> {
+    let failed = || "join the control group".to_owned();
+    match &inside.group {
+        Group::V1(procs) => {
+            for file in procs {
+                rustix::io::write(file, b"0\n").step(failed)?;
+            }
+        }
+        Group::V2(dir) if !cloned_into => {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let procs = rustix::fs::openat(dir, "cgroup.procs", flags, Mode::empty()).step(failed)?;
+            rustix::io::write(&procs, b"0\n").step(failed)?;
+        }
+        Group::V2(_) | Group::None => {}
+    }
+    // SAFETY: only descriptor tables are unsafe to unshare, and this does not.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }.step(|| "enter a control group namespace".into())
+}
+
+/// Takes everything from this process that a tenant may not have but the system calls and the descriptors.
+fn confine(inside: &Inside, spawn: &Spawn) -> Result<(), StartFailure> {
+    rustix::process::setsid().step(|| "start a session".into())?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    limit_resources(inside)?;
+    drop_privileges(inside)?;
+    // As the user that the program will run as: a directory it may not enter is an error now, not later.
+    rustix::process::chdir(&spawn.cwd).map_err(|error| StartFailure::Cwd(error.raw_os_error()))
+}
+
+fn filter(inside: &Inside) -> Result<(), StepError> {
+    seccompiler::apply_filter(&inside.filter).map_err(io::Error::other).step(|| "install the call filter".into())
+}
+
+/// The descriptors that the process is to have, in their order, none of which has a number that one of them will get.
+fn gather(inside: &Inside, pipes: &Pipes) -> Result<Vec<OwnedFd>, StepError> {
     let failed = || "arrange the descriptors".to_owned();
     let null = inside.null.as_ref().ok_or(rustix::io::Errno::BADF).step(failed)?;
     let mut wanted = vec![above_standard(null), above_standard(&pipes.stdout), above_standard(&pipes.stderr)];
@@ -157,20 +185,21 @@ fn arrange_descriptors(inside: &Inside, pipes: Pipes) -> Result<(), StepError> {
             rustix::fs::fchown(pipe, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).step(failed)?;
         }
     }
+    Ok(wanted)
+}
+
+/// Gives them their numbers, and says which is the first that none of them has.
+fn put_in_place(wanted: &[OwnedFd]) -> io::Result<RawFd> {
     let mut next = 0;
-    for fd in &wanted {
-        sys::dup_to(fd, next).step(failed)?;
+    for fd in wanted {
+        sys::dup_to(fd, next)?;
         next += 1;
     }
-    // The status pipe and what was init's go with the exec.
-    sys::close_on_exec_from(next).step(failed)?;
-    // The numbers that were theirs may be standard ones now.
-    std::mem::forget(pipes);
-    Ok(())
+    Ok(next)
 }
 
 /// A duplicate whose number is none of those that a program starts with; closed on exec.
-pub(super) fn above_standard(fd: &OwnedFd) -> io::Result<OwnedFd> {
+pub(crate) fn above_standard(fd: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, LAST_FD + 1)?)
 }
 
@@ -207,7 +236,7 @@ fn drop_privileges(inside: &Inside) -> Result<(), StepError> {
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).step(failed)
 }
 
-fn program(spawn: &Spawn) -> Result<(Vec<CString>, Vec<CString>), StepError> {
+pub(crate) fn program(spawn: &Spawn) -> Result<(Vec<CString>, Vec<CString>), StepError> {
     let string = |text: String| CString::new(text).step(|| "pass an argument or variable with a zero byte".into());
     let argv = spawn.argv.iter().cloned().map(string).collect::<Result<_, _>>()?;
     let log = spawn.log_fd_env.iter().map(|name| format!("{name}={LOG_FD}"));

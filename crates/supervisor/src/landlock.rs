@@ -1,6 +1,7 @@
 //! The landlock ruleset of a sandbox: a second lock behind the mounts, where the kernel has landlock.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -9,7 +10,7 @@ use landlock::{
 
 /// Why there is no ruleset although the kernel has landlock.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RulesetError {
+pub(crate) enum RulesetError {
     #[error("could not make the landlock ruleset")]
     Ruleset(#[from] landlock::RulesetError),
     #[error("could not open a path for the landlock ruleset")]
@@ -18,7 +19,10 @@ pub(super) enum RulesetError {
 
 /// Everything may be read and executed, devices used, `/tmp` written. To be called inside the finished root.
 /// `None` if the kernel has no landlock.
-pub(super) fn ruleset() -> Result<Option<OwnedFd>, RulesetError> {
+///
+/// `binds` are named although they are below `/`: the program that a fork of an interpreter runs is a file of the same
+/// directories, but of a mount that is not in this root, and `/proc/self/exe` leads there.
+pub(crate) fn ruleset<'a>(binds: impl Iterator<Item = &'a Path>) -> Result<Option<OwnedFd>, RulesetError> {
     // The newest interface is asked for, and the crate leaves out what this kernel does not know.
     let all = AccessFs::from_all(ABI::V5);
     let read = AccessFs::from_read(ABI::V5);
@@ -28,6 +32,9 @@ pub(super) fn ruleset() -> Result<Option<OwnedFd>, RulesetError> {
     for (path, access) in rules {
         ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(path)?, access))?;
     }
+    for directory in binds.filter(|path| path.is_dir()) {
+        ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(directory)?, read))?;
+    }
     Ok(ruleset.into())
 }
 
@@ -36,13 +43,13 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::namespace::sys;
+    use crate::sys;
 
     #[test]
     fn nothing_but_tmp_and_devices_can_be_written() {
         let outside = tempfile::tempdir_in("/var/tmp").unwrap();
         let inside = tempfile::tempdir_in("/tmp").unwrap();
-        let Some(ruleset) = ruleset().unwrap() else {
+        let Some(ruleset) = ruleset([outside.path()].into_iter()).unwrap() else {
             eprintln!("SKIPPED: this kernel has no landlock");
             return;
         };

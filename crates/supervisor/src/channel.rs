@@ -25,12 +25,12 @@ const INLINE: u8 = 0;
 const IN_FILE: u8 = 1;
 
 /// A connected pair; both ends blocking, closed on exec.
-pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
 /// Sends one message whole or not at all.
-pub(super) fn send(socket: impl AsFd, payload: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub fn send(socket: impl AsFd, payload: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     if payload.len() as u64 > MAX_MESSAGE || fds.len() >= MAX_FDS {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too long for the sandbox's socket"));
     }
@@ -61,7 +61,7 @@ fn send_packet(socket: impl AsFd, kind: u8, payload: &[u8], fds: &[BorrowedFd<'_
 }
 
 /// Receives one message; `None` when the other end is closed.
-pub(super) fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+pub fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     let mut buffer = vec![0; MAX_INLINE + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

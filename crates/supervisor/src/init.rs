@@ -15,21 +15,24 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use seccompiler::{BpfProgram, apply_filter};
 
-use super::identity::MAPPED_UID;
-use super::seccomp::Filters;
-use super::step::{Step, StepError};
-use super::tenant::{self, Pipes, StartFailure};
-use super::wire::{FromInit, GroupEntry, Settle, Spawn, Timings, ToInit};
-use super::{channel, landlock, loopback, root, sys};
+use crate::seccomp::Filters;
+use crate::serve::Interpreter;
+use crate::step::{Step, StepError};
+use crate::tenant::{self, Forked, Pipes};
+use crate::title::Title;
+use crate::wire::{FromInit, GroupEntry, Settle, Spawn, Timings, ToInit};
+use crate::{Exit, MAPPED_UID, StartFailure, channel, landlock, loopback, root, sys};
 
 /// Added to the score by which the kernel picks its victim when the host itself runs out of memory: functions first.
 const OOM_SCORE: &str = "500";
+/// What an init that was forked from an interpreter shows as its command line: what others show by themselves.
+const COMMAND_LINE: &[u8] = b"firelet\0sandbox-supervisor\0";
 
 /// What the processes of a sandbox are started with.
-pub(super) struct Inside {
+pub(crate) struct Inside {
     /// What init's own filter, which they inherit, does not refuse.
     pub filter: BpfProgram,
     /// The null device, as standard input.
@@ -41,7 +44,7 @@ pub(super) struct Inside {
 }
 
 /// How processes get into the control group.
-pub(super) enum Group {
+pub(crate) enum Group {
     None,
     V2(OwnedFd),
     V1(Vec<OwnedFd>),
@@ -49,24 +52,46 @@ pub(super) enum Group {
 
 /// A user and a group of the outside, mapped into a user namespace.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Mapped {
+pub(crate) struct Mapped {
     pub uid: u32,
     pub gid: u32,
 }
 
 /// Runs the sandbox until it ends. Called in the child of the supervisor's clone; `mapped` if that made a user namespace.
-pub(super) fn run(control: OwnedFd, filters: &Filters, mapped: Option<Mapped>) -> ! {
+/// Returns only in a process that waits in the sandbox as a fork of `interpreter`.
+pub(crate) fn run(
+    control: OwnedFd,
+    filters: &Filters,
+    mapped: Option<Mapped>,
+    interpreter: Option<Interpreter>,
+) -> Forked {
     let started = Instant::now();
-    let control = match settle_down(control, mapped) {
-        Ok(control) => control,
+    let settled = leave_interpreter(interpreter).and_then(|title| Ok((title, settle_down(control, mapped)?)));
+    let (title, control) = match settled {
+        Ok(settled) => settled,
         // The server sees the socket close.
         Err(_) => sys::exit_now(1),
     };
-    if let Err(error) = serve(&control, filters, started) {
-        let _ = tell(&control, &FromInit::Failed { step: error.step, errno: error.errno }, &[]);
-        sys::exit_now(1);
+    match serve(&control, filters, title, started) {
+        Ok(None) => sys::exit_now(0),
+        Ok(Some(forked)) => forked,
+        Err(error) => {
+            let _ = tell(&control, &FromInit::Failed { step: error.step, errno: error.errno }, &[]);
+            sys::exit_now(1)
+        }
     }
-    sys::exit_now(0)
+}
+
+/// Gives up the root and the looks of the interpreter that this process was forked from: it has its own copy of the host's
+/// mounts then, as an init that the server's program has forked.
+fn leave_interpreter(interpreter: Option<Interpreter>) -> io::Result<Option<Title>> {
+    let Some(Interpreter { home, title }) = interpreter else { return Ok(None) };
+    move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    drop(home);
+    // SAFETY: only descriptor tables are unsafe to unshare, and this does not.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+    title.show(COMMAND_LINE);
+    Ok(Some(title))
 }
 
 /// Cuts the ties to the supervisor, but for the one that ends this process with it.
@@ -92,13 +117,18 @@ fn settle_down(control: OwnedFd, mapped: Option<Mapped>) -> io::Result<OwnedFd> 
     Ok(above)
 }
 
-fn serve(control: &OwnedFd, filters: &Filters, started: Instant) -> Result<(), StepError> {
+fn serve(
+    control: &OwnedFd,
+    filters: &Filters,
+    title: Option<Title>,
+    started: Instant,
+) -> Result<Option<Forked>, StepError> {
     apply_filter(&filters.init).map_err(io::Error::other).step(|| "install the call filter".into())?;
     let signals = sys::child_signals().step(|| "wait for signals".into())?;
     let prepared = root::prepare()?;
     let prepare = micros(started);
 
-    let Some((ToInit::Settle(settle), fds)) = next(control)? else { return Ok(()) };
+    let Some((ToInit::Settle(settle), fds)) = next(control)? else { return Ok(None) };
     let inside = Inside {
         filter: filters.tenant.clone(),
         null: None,
@@ -106,9 +136,9 @@ fn serve(control: &OwnedFd, filters: &Filters, started: Instant) -> Result<(), S
         max_tasks: settle.max_tasks,
         group: group(settle, fds),
     };
-    let mut init = Init { control, inside, processes: HashMap::new(), kills: 0 };
+    let mut init = Init { control, inside, title, processes: HashMap::new(), kills: 0 };
 
-    let Some((ToInit::Build(build), fds)) = next(control)? else { return Ok(()) };
+    let Some((ToInit::Build(build), fds)) = next(control)? else { return Ok(None) };
     let building = Instant::now();
     let mut fds = fds.into_iter();
     if build.has_netns
@@ -129,7 +159,8 @@ fn serve(control: &OwnedFd, filters: &Filters, started: Instant) -> Result<(), S
     // By this the server attaches what it learns of only later, before anything of a tenant runs.
     let mounted = std::fs::File::open("/proc/self/ns/mnt").step(|| "name its mount namespace".into())?;
     init.inside.null = Some(std::fs::File::open("/dev/null").step(|| "open /dev/null".into())?.into());
-    if let Some(ruleset) = landlock::ruleset().map_err(io::Error::other).step(|| "restrict paths".into())? {
+    let binds = build.binds.iter().map(|(_, target)| target.as_path());
+    if let Some(ruleset) = landlock::ruleset(binds).map_err(io::Error::other).step(|| "restrict paths".into())? {
         // Inherited by every process that is forked from here on: they are in one landlock domain and may look at each
         // other's `/proc` directories, as on Lambda.
         sys::landlock_restrict_self(ruleset.as_fd()).step(|| "restrict paths".into())?;
@@ -174,6 +205,8 @@ fn group(settle: Settle, fds: Vec<OwnedFd>) -> Group {
 struct Init<'a> {
     control: &'a OwnedFd,
     inside: Inside,
+    /// Of the interpreter that this process was forked from, if it was: processes that wait are forks of it too.
+    title: Option<Title>,
     /// The server's numbers of the children that run its processes. Orphans of theirs are only buried.
     processes: HashMap<Pid, u32>,
     /// How often the server wants to hear that no child is left.
@@ -181,7 +214,8 @@ struct Init<'a> {
 }
 
 impl Init<'_> {
-    fn serve(&mut self, signals: &OwnedFd) -> Result<(), StepError> {
+    /// Returns `Some` in a process that waits, as a fork of the interpreter.
+    fn serve(&mut self, signals: &OwnedFd) -> Result<Option<Forked>, StepError> {
         loop {
             let mut ready = [PollFd::new(self.control, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
             match poll(&mut ready, None) {
@@ -196,17 +230,19 @@ impl Init<'_> {
                 self.reap()?;
             }
             if request {
-                let Some((request, fds)) = next(self.control)? else { return Ok(()) };
-                self.handle(request, fds)?;
+                let Some((request, fds)) = next(self.control)? else { return Ok(None) };
+                if let Some(forked) = self.handle(request, fds)? {
+                    return Ok(Some(forked));
+                }
             }
         }
     }
 
-    fn handle(&mut self, request: ToInit, fds: Vec<OwnedFd>) -> Result<(), StepError> {
+    fn handle(&mut self, request: ToInit, fds: Vec<OwnedFd>) -> Result<Option<Forked>, StepError> {
         match request {
             ToInit::Spawn(spawn) => {
                 let pipes = Pipes::from_message(fds, &spawn).ok_or(rustix::io::Errno::BADMSG);
-                self.spawn(&spawn, pipes.step(|| "take the pipes of a process".into())?)
+                return self.spawn(&spawn, pipes.step(|| "take the pipes of a process".into())?);
             }
             ToInit::Signal { process, signal } => {
                 let signal = if signal == libc::SIGKILL { Signal::KILL } else { Signal::TERM };
@@ -214,43 +250,50 @@ impl Init<'_> {
                     // Not yet waited for, so the number still means this process.
                     let _ = kill_process(pid, signal);
                 }
-                Ok(())
             }
             ToInit::KillAll => {
                 self.kills += 1;
                 // Everything in the process namespace but this process, in one step that no fork can outrun.
                 let _ = sys::signal_everything(libc::SIGKILL);
-                self.reap()
+                self.reap()?;
             }
             ToInit::Stop { stop } => {
                 // Fails only if there is no process, which is as good.
                 let _ = sys::signal_everything(if stop { libc::SIGSTOP } else { libc::SIGCONT });
-                Ok(())
             }
             ToInit::Settle(_) | ToInit::Build(_) => {
-                Err(rustix::io::Errno::BADMSG).step(|| "make a sandbox a second time".into())
+                return Err(rustix::io::Errno::BADMSG).step(|| "make a sandbox a second time".into());
             }
         }
+        Ok(None)
     }
 
-    fn spawn(&mut self, spawn: &Spawn, pipes: Pipes) -> Result<(), StepError> {
+    fn spawn(&mut self, spawn: &Spawn, pipes: Pipes) -> Result<Option<Forked>, StepError> {
+        let stays = self.title.as_ref().filter(|_| spawn.waits);
         let group = match &self.inside.group {
             Group::V2(dir) => Some(dir.as_fd()),
             Group::V1(_) | Group::None => None,
         };
-        match sys::clone3(0, group) {
-            Ok(sys::Forked::Child) => tenant::run(&self.inside, spawn, pipes),
+        let forked = match stays {
+            Some(_) => sys::fork(),
+            None => sys::clone3(0, group),
+        };
+        match forked {
+            Ok(sys::Forked::Child) => match stays {
+                Some(title) => return Ok(Some(tenant::stay(&self.inside, spawn, pipes, title))),
+                None => tenant::run(&self.inside, spawn, pipes),
+            },
             Ok(sys::Forked::Parent(pid)) => {
                 self.processes.insert(pid, spawn.process);
             }
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
                 tenant::report(pipes.status, &StartFailure::Step("fork".into(), errno));
-                let exit = crate::Exit::Signal(libc::SIGKILL);
+                let exit = Exit::Signal(libc::SIGKILL);
                 self.tell(&FromInit::Exit { process: spawn.process, exit }, &[])?;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn reap(&mut self) -> Result<(), StepError> {
@@ -259,8 +302,8 @@ impl Init<'_> {
                 Ok(Some((pid, status))) => {
                     let Some(process) = self.processes.remove(&pid) else { continue };
                     let exit = match (status.exit_status(), status.terminating_signal()) {
-                        (Some(code), _) => crate::Exit::Code(code),
-                        (None, signal) => crate::Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
+                        (Some(code), _) => Exit::Code(code),
+                        (None, signal) => Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
                     };
                     self.tell(&FromInit::Exit { process, exit }, &[])?;
                 }

@@ -23,9 +23,9 @@ use rustix::mount::{
 };
 use rustix::process::{fchdir, pivot_root};
 
-use super::step::{Step, StepError};
-use super::sys::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
-use super::wire::Build;
+use crate::step::{Step, StepError};
+use crate::sys::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
+use crate::wire::Build;
 
 /// Room on the root for its directories and links, in bytes, beside the files of the specification.
 const ROOT_BYTES: u64 = 4 << 20;
@@ -71,7 +71,7 @@ const COVERED_FILES: &[&str] = &[
 ];
 
 /// The parts that are the same in every sandbox, not attached anywhere yet.
-pub(super) struct Prepared {
+pub(crate) struct Prepared {
     proc: OwnedFd,
     devices: Vec<(PathBuf, OwnedFd)>,
     /// For the files of `/proc` that are there and to be covered.
@@ -80,7 +80,7 @@ pub(super) struct Prepared {
 
 /// Makes what needs no specification. `/proc` is made while the host's is still visible, which the kernel wants to see
 /// before it grants a new one without root.
-pub(super) fn prepare() -> Result<Prepared, StepError> {
+pub(crate) fn prepare() -> Result<Prepared, StepError> {
     let proc = file_system("proc", &[], MountAttrFlags::empty()).step(|| "mount /proc".into())?;
     sys::mount_setattr(&proc, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, false)
         .step(|| "make /proc read-only".into())?;
@@ -104,7 +104,7 @@ pub(super) fn prepare() -> Result<Prepared, StepError> {
 }
 
 /// Makes the tree and moves this process into it. `tmp` is the disk for `/tmp`, if there is one.
-pub(super) fn enter(prepared: Prepared, build: &Build, tmp: Option<OwnedFd>) -> Result<(), StepError> {
+pub(crate) fn enter(prepared: Prepared, build: &Build, tmp: Option<OwnedFd>) -> Result<(), StepError> {
     let mut binds = Vec::with_capacity(build.binds.len());
     for (source, target) in &build.binds {
         let tree = clone_of(source, true).step(|| format!("open {}", source.display()))?;

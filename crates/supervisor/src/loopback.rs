@@ -7,10 +7,10 @@ use std::os::fd::AsRawFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::UnshareFlags;
 
-use super::step::{Step, StepError};
+use crate::step::{Step, StepError};
 
 /// Enters a new network namespace, brings its loopback up and listens.
-pub(super) fn only_loopback(listen: &[SocketAddrV4]) -> Result<Vec<TcpListener>, StepError> {
+pub(crate) fn only_loopback(listen: &[SocketAddrV4]) -> Result<Vec<TcpListener>, StepError> {
     // SAFETY: only descriptor tables are unsafe to unshare, and this does not.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.step(|| "make a network namespace".into())?;
     bring_up().step(|| "bring loopback up".into())?;

@@ -4,7 +4,7 @@ use std::io;
 
 /// A step of a set-up failed.
 #[derive(Debug)]
-pub(super) struct StepError {
+pub(crate) struct StepError {
     /// What was being done, with the path or name concerned.
     pub step: String,
     /// The kernel's reason; EIO when there was none.
@@ -12,7 +12,7 @@ pub(super) struct StepError {
 }
 
 /// Names the step that an I/O result belongs to.
-pub(super) trait Step<T> {
+pub(crate) trait Step<T> {
     fn step(self, step: impl FnOnce() -> String) -> Result<T, StepError>;
 }
 

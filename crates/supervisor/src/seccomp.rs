@@ -16,12 +16,12 @@ use seccompiler::{
 /// The filter could not be compiled: a mistake in this file, or an architecture without a table.
 #[derive(Debug, thiserror::Error)]
 #[error("could not compile the system call filter")]
-pub(super) struct FilterError(#[from] BackendError);
+pub(crate) struct FilterError(#[from] BackendError);
 
 /// The two filters of a tenant process. The kernel spends a few hundred microseconds on a long filter when it is
 /// installed, so most of it is installed once, in init, and inherited.
 #[derive(Debug, Clone)]
-pub(super) struct Filters {
+pub(crate) struct Filters {
     /// What init can do without as well.
     pub init: BpfProgram,
     /// What init needs to make a sandbox and start processes in it.
@@ -151,7 +151,7 @@ const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541c;
 
 /// The compiled programs for this architecture.
-pub(super) fn filters() -> Result<Filters, FilterError> {
+pub(crate) fn filters() -> Result<Filters, FilterError> {
     let mut init: BTreeMap<i64, Vec<SeccompRule>> =
         DENIED.iter().chain(DENIED_HERE).map(|&call| (call, Vec::new())).collect();
     let is_none_of = |argument, values: &[u64]| -> Result<SeccompRule, BackendError> {

@@ -1,22 +1,24 @@
-//! The supervisor: a small single-threaded process that forks the init of every sandbox and buries it.
+//! The loop of a small single-threaded process that forks the init of every sandbox and buries it.
 //!
 //! It exists because the server cannot fork well: it has many threads and much memory. It knows nothing of what a sandbox
 //! is made of; the init hears that from the server itself. It outlives the server only as long as it takes to clean up.
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::MountPropagationFlags;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, setsid, wait};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
-use super::init::Mapped;
-use super::seccomp::Filters;
-use super::wire::{FromSupervisor, ToSupervisor};
-use super::{channel, init, seccomp, sys};
+use crate::init::Mapped;
+use crate::seccomp::Filters;
+use crate::tenant::Forked;
+use crate::title::Title;
+use crate::wire::{FromSupervisor, ToSupervisor};
+use crate::{channel, init, seccomp, sys};
 
 /// What the supervisor remembers of a sandbox.
 #[derive(Default)]
@@ -31,35 +33,79 @@ struct Supervisor {
     server: OwnedFd,
     /// Without root, every sandbox gets a user namespace of its own, in which this user is mapped.
     mapped: Option<Mapped>,
+    /// Set in an interpreter.
+    interpreter: Option<Interpreter>,
     filters: Filters,
     children: HashMap<u64, Child>,
 }
 
-/// Serves until the server closes `server` or dies, then kills every sandbox and returns.
-pub(super) fn run(server: OwnedFd) -> io::Result<()> {
+/// The process that this code was loaded into, where that is an interpreter.
+pub(crate) struct Interpreter {
+    /// The mount namespace that sandboxes are made from: the interpreter itself lives in another one, with a root of its own.
+    pub home: OwnedFd,
+    pub title: Title,
+}
+
+/// What a process has become when the loop is over.
+enum Over {
+    /// The server is gone.
+    Server,
+    /// This is the init of a new sandbox, with its control socket.
+    Init(OwnedFd),
+}
+
+/// Serves until the server closes `server` or dies, then kills every sandbox and returns. For the server's own program.
+pub fn run(server: OwnedFd) -> io::Result<()> {
     // A session of its own: an interrupt typed at the server's terminal is the server's to handle.
     // Fails only for a process that leads one already, which is as good.
     let _ = setsid();
     rustix::thread::set_name(c"firelet-sandbox")?;
-    let signals = sys::child_signals()?;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let mapped = (!uid.is_root()).then(|| Mapped { uid: uid.as_raw(), gid: gid.as_raw() });
     if mapped.is_none() {
-        // Own mounts that follow the host's: what is mounted there later can be bound, nothing done here shows there.
-        // SAFETY: only descriptor tables are unsafe to unshare, and this does not.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
-        let follow = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-        rustix::mount::mount_change("/", follow)?;
+        mounts_that_follow()?;
     }
+    match serve(server, mapped, None)? {
+        None => Ok(()),
+        Some(_) => unreachable!("only interpreters are forked"),
+    }
+}
+
+/// Enters own mounts that follow the host's: what is mounted there later can be bound, nothing done here shows there.
+pub(crate) fn mounts_that_follow() -> io::Result<()> {
+    // SAFETY: only descriptor tables are unsafe to unshare, and this does not.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+    let follow = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    Ok(rustix::mount::mount_change("/", follow)?)
+}
+
+/// Serves until the server closes `server` or dies, then kills every sandbox and returns `None`. In an interpreter it also
+/// returns in each process that waits inside a sandbox.
+pub(crate) fn serve(
+    server: OwnedFd,
+    mapped: Option<Mapped>,
+    interpreter: Option<Interpreter>,
+) -> io::Result<Option<Forked>> {
+    let signals = sys::child_signals()?;
     let filters = seccomp::filters().map_err(io::Error::other)?;
-    let mut supervisor = Supervisor { server, mapped, filters, children: HashMap::new() };
-    let result = supervisor.serve(&signals);
-    supervisor.bury_all();
-    result
+    let mut supervisor = Supervisor { server, mapped, interpreter, filters, children: HashMap::new() };
+    match supervisor.serve(&signals) {
+        Ok(Over::Init(control)) => {
+            let Supervisor { server, mapped, interpreter, filters, children } = supervisor;
+            drop(children);
+            // Init closes them by their numbers, which may mean something else when this would.
+            std::mem::forget((server, signals));
+            Ok(Some(init::run(control, &filters, mapped, interpreter)))
+        }
+        result => {
+            supervisor.bury_all();
+            result.map(|_| None)
+        }
+    }
 }
 
 impl Supervisor {
-    fn serve(&mut self, signals: &OwnedFd) -> io::Result<()> {
+    fn serve(&mut self, signals: &OwnedFd) -> io::Result<Over> {
         loop {
             let mut ready = [PollFd::new(&self.server, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
             match poll(&mut ready, None) {
@@ -74,56 +120,59 @@ impl Supervisor {
                 self.reap(WaitOptions::NOHANG);
             }
             if request {
-                let Some((payload, fds)) = channel::receive(&self.server)? else { return Ok(()) };
-                self.handle(ToSupervisor::decode(&payload).map_err(io::Error::other)?, fds)?;
+                let Some((payload, fds)) = channel::receive(&self.server)? else { return Ok(Over::Server) };
+                let request = ToSupervisor::decode(&payload).map_err(io::Error::other)?;
+                if let Some(control) = self.handle(request, fds)? {
+                    return Ok(Over::Init(control));
+                }
             }
         }
     }
 
-    fn handle(&mut self, request: ToSupervisor, fds: Vec<OwnedFd>) -> io::Result<()> {
+    /// Returns something in a new init only: its control socket.
+    fn handle(&mut self, request: ToSupervisor, fds: Vec<OwnedFd>) -> io::Result<Option<OwnedFd>> {
         match request {
-            ToSupervisor::Create { key } => self.create(key, fds),
-            ToSupervisor::Groups { key, dirs } => {
-                self.children.entry(key).or_default().groups = dirs;
-                Ok(())
-            }
+            ToSupervisor::Create { key } => return self.create(key, fds),
+            ToSupervisor::Groups { key, dirs } => self.children.entry(key).or_default().groups = dirs,
             ToSupervisor::Kill { key } => {
                 if let Some(pid) = self.children.get(&key).and_then(|child| child.pid) {
                     // Not yet waited for, so the number still means this process.
                     let _ = kill_process(pid, Signal::KILL);
-                    return Ok(());
+                } else {
+                    // The server may have given up before the order to create went out; it waits for an answer all the same.
+                    self.tell(&FromSupervisor::Exited { key })?;
                 }
-                // The server may have given up before the order to create went out; it waits for an answer all the same.
-                self.tell(&FromSupervisor::Exited { key })
             }
             ToSupervisor::Forget { key } => {
                 self.children.remove(&key);
-                Ok(())
             }
         }
+        Ok(None)
     }
 
-    fn create(&mut self, key: u64, fds: Vec<OwnedFd>) -> io::Result<()> {
+    fn create(&mut self, key: u64, fds: Vec<OwnedFd>) -> io::Result<Option<OwnedFd>> {
         let Some(control) = fds.into_iter().next() else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a sandbox without a control socket"));
         };
-        let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        if self.interpreter.is_none() {
+            // An init that is forked from an interpreter goes home first, and copies the mounts there.
+            flags |= libc::CLONE_NEWNS;
+        }
         if self.mapped.is_some() {
             flags |= libc::CLONE_NEWUSER;
         }
         // Init stays in the server's control group: the limits, the freezer and the out-of-memory killer of the
         // sandbox are for the tenant's processes, which join the group one by one.
         match sys::clone3(flags, None) {
-            Ok(sys::Forked::Child) => init::run(control, &self.filters, self.mapped),
-            Ok(sys::Forked::Parent(pid)) => {
-                self.children.entry(key).or_default().pid = Some(pid);
-                Ok(())
-            }
+            Ok(sys::Forked::Child) => return Ok(Some(control)),
+            Ok(sys::Forked::Parent(pid)) => self.children.entry(key).or_default().pid = Some(pid),
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                self.tell(&FromSupervisor::CloneFailed { key, errno })
+                self.tell(&FromSupervisor::CloneFailed { key, errno })?;
             }
         }
+        Ok(None)
     }
 
     /// Waits for inits that have ended; the kernel ends one only after everything in its process namespace.
@@ -144,6 +193,10 @@ impl Supervisor {
 
     /// Leaves nothing: no process, no control group. Mounts, networks and disks go with the processes.
     fn bury_all(&mut self) {
+        if let Some(interpreter) = &self.interpreter {
+            // Where the paths of control groups lead somewhere. Should it fail, the next server removes what is left.
+            let _ = move_into_link_name_space(interpreter.home.as_fd(), Some(LinkNameSpaceType::Mount));
+        }
         for child in self.children.values() {
             if let Some(pid) = child.pid {
                 let _ = kill_process(pid, Signal::KILL);
