@@ -15,12 +15,12 @@ use uuid::Uuid;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((mode, rest)) = bytes.split_first() else { return };
-    if mode & 1 == 0 { steps(mode & 2 != 0, rest) } else { server(mode & 2 != 0, mode & 4 != 0, rest) }
+    if mode & 1 == 0 { steps(mode & 2 != 0, if mode & 4 == 0 { 1 } else { 3 }, rest) } else { server(mode & 2 != 0, mode & 4 != 0, rest) }
 });
 
 /// Each pair of bytes is a step. The books must agree with the machine whatever the order.
-fn steps(snapshot: bool, bytes: &[u8]) {
-    let mut machine = Machine::new(snapshot);
+fn steps(snapshot: bool, concurrency: usize, bytes: &[u8]) {
+    let mut machine = Machine::with_concurrency(snapshot, concurrency);
     let mut waiting = BTreeSet::new();
     let (mut taken, mut ended) = (0u64, 0u64);
     for (number, pair) in bytes.chunks_exact(2).take(512).enumerate() {
@@ -38,7 +38,7 @@ fn steps(snapshot: bool, bytes: &[u8]) {
             6 => Input::RestoreNext { call: fresh },
             7 => Input::RestoreError { error_type, body },
             8 | 9 => Input::Invoke(Arc::new(Invocation { request_id, ..Invocation::default() })),
-            10 => Input::Abandon,
+            10 => Input::Abandon { request_id },
             11 => Input::Restore,
             12 => Input::Reset,
             13 => Input::ExpectExtensions(vec![request_id]),
@@ -68,11 +68,11 @@ fn steps(snapshot: bool, bytes: &[u8]) {
                 | Action::Release { call }
                 | Action::DeliverEvent { call, .. }
                 | Action::HangUp { call } => assert!(waiting.remove(&call), "{call:?} did not wait"),
-                Action::Complete(_) | Action::DropOutcome => ended += 1,
+                Action::Complete { .. } | Action::DropOutcome { .. } => ended += 1,
                 Action::Emit(_) => {}
             }
         }
-        assert_eq!(taken, ended + u64::from(machine.is_busy()), "an invocation was lost or answered twice");
+        assert_eq!(taken, ended + machine.in_hand() as u64, "an invocation was lost or answered twice");
     }
 }
 

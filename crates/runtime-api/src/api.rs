@@ -29,7 +29,8 @@ pub struct RuntimeApi {
 /// Why [`RuntimeApi::invoke`] did not take an invocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvokeRefused {
-    /// There is an invocation without an answer; wait for its outcome or abandon it.
+    /// There are as many invocations without an answer as the environment takes at once (one, but for
+    /// [`Options::max_concurrency`]); wait for an outcome or abandon one.
     #[error("an invocation is already in flight, wait for its outcome or abandon it")]
     Busy,
     /// The extensions were told to end.
@@ -72,19 +73,32 @@ impl RuntimeApi {
             return Err(InvokeRefused::Busy);
         }
         let (outcome, receiver) = oneshot::channel();
-        inner.outcome = Some(outcome);
+        let request_id = invocation.request_id.clone();
+        inner.outcomes.push((request_id.clone(), outcome));
         match inner.step(Input::Invoke(Arc::new(invocation))) {
             Ok(()) => Ok(receiver),
             Err(_) => {
-                inner.outcome = None;
+                inner.take_outcome(&request_id);
                 Err(InvokeRefused::ShuttingDown)
             }
         }
     }
 
-    /// Ends the invocation in hand (timeout, crash): its receiver fails, a late answer gets 400 `InvalidRequestID`.
+    /// Ends every invocation in hand (timeout, crash): the receivers fail, late answers get 400 `InvalidRequestID`.
     pub fn abandon(&self) {
-        self.shared().command(Input::Abandon);
+        let mut inner = self.shared().lock();
+        let in_hand: Vec<String> = inner.outcomes.iter().map(|(request_id, _)| request_id.clone()).collect();
+        for request_id in in_hand {
+            inner.abandon(request_id);
+        }
+    }
+
+    /// Ends one invocation as [`Self::abandon`] does all. True where the runtime can serve no more: it has come back from
+    /// none of as many abandoned ones as it serves at once.
+    pub fn abandon_one(&self, request_id: &str) -> bool {
+        let mut inner = self.shared().lock();
+        inner.abandon(request_id.to_owned());
+        inner.machine.is_stuck()
     }
 
     /// Prepares for new processes: runtime and extensions are unknown again, connections of the old ones end.
@@ -192,7 +206,8 @@ struct Inner {
     closed: bool,
     /// Calls that wait for something to come; few, so a list.
     parked: Vec<(CallId, oneshot::Sender<Reply>)>,
-    outcome: Option<oneshot::Sender<Outcome>>,
+    /// Where the outcomes of the invocations in hand go, by their ids.
+    outcomes: Vec<(String, oneshot::Sender<Outcome>)>,
     credentials: Option<Credentials>,
     events: Option<mpsc::UnboundedSender<Event>>,
     extensions_changed: Arc<Notify>,
@@ -213,11 +228,11 @@ impl Shared {
         let extensions_changed = Arc::new(Notify::new());
         let inner = Inner {
             extensions_changed: extensions_changed.clone(),
-            machine: Machine::new(options.snapshot),
+            machine: Machine::with_concurrency(options.snapshot, options.max_concurrency),
             generation: 0,
             closed: false,
             parked: Vec::new(),
-            outcome: None,
+            outcomes: Vec::new(),
             credentials: None,
             events: Some(events),
         };
@@ -291,17 +306,11 @@ impl Shared {
         Ok(self.lock().credentials.clone().filter(|_| token == shown))
     }
 
-    fn command(&self, input: Input) {
-        if let Err(refusal) = self.lock().step(input) {
-            tracing::debug!(%refusal, "the runtime api did not follow its owner");
-        }
-    }
-
     fn close(&self) {
         let mut inner = self.lock();
         inner.closed = true;
         inner.parked.clear();
-        inner.outcome = None;
+        inner.outcomes.clear();
         inner.events = None;
         self.stop.notify_one();
     }
@@ -327,13 +336,13 @@ impl Inner {
                 Action::Release { call } => self.answer(call, Reply::Restored),
                 Action::DeliverEvent { call, event } => self.answer(call, Reply::Event(event)),
                 Action::HangUp { call } => drop(self.unpark(call)),
-                Action::Complete(outcome) => {
-                    if let Some(sender) = self.outcome.take() {
+                Action::Complete { request_id, outcome } => {
+                    if let Some(sender) = self.take_outcome(&request_id) {
                         // The owner may have stopped listening; the runtime's answer is then of no use to anybody.
                         let _ = sender.send(outcome);
                     }
                 }
-                Action::DropOutcome => self.outcome = None,
+                Action::DropOutcome { request_id } => drop(self.take_outcome(&request_id)),
                 Action::Emit(event) => {
                     if let Some(events) = &self.events {
                         // Likewise.
@@ -343,6 +352,17 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    fn abandon(&mut self, request_id: String) {
+        if let Err(refusal) = self.step(Input::Abandon { request_id }) {
+            tracing::error!(%refusal, "the runtime api refused to abandon an invocation, which it must never do");
+        }
+    }
+
+    fn take_outcome(&mut self, request_id: &str) -> Option<oneshot::Sender<Outcome>> {
+        let at = self.outcomes.iter().position(|(known, _)| known == request_id)?;
+        Some(self.outcomes.swap_remove(at).1)
     }
 
     fn answer(&mut self, call: CallId, reply: Reply) {

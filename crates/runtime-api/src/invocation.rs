@@ -123,6 +123,9 @@ pub struct Options {
     /// `AWS_CONTAINER_AUTHORIZATION_TOKEN`: what a caller of `GET /2021-04-23/credentials` has to show. The path does not
     /// exist where there is none. Default: none.
     pub credentials_token: Option<String>,
+    /// Invocations that the runtime serves at once. With more than one, each waiting `next` gets one of its own, answers are
+    /// told apart by their ids, no [`Event::Idle`] is sent, and extensions hear of the end alone. Default: 1.
+    pub max_concurrency: usize,
     /// `functionName` in the answer to an extension's registration.
     pub function_name: String,
     /// `functionVersion` in the answer to an extension's registration. Default: `$LATEST`.
@@ -139,6 +142,7 @@ impl Default for Options {
             response_limit: 6 * 1024 * 1024 + 100,
             max_connections: 64,
             snapshot: false,
+            max_concurrency: 1,
             credentials_token: None,
             function_name: String::new(),
             function_version: "$LATEST".to_owned(),

@@ -15,8 +15,12 @@
 //! handed out until all who got it have asked again; `Shutdown` once extensions were told to end. An invocation that
 //! arrives while the phase is not `Idle` is kept and handed out when it becomes so.
 //!
+//! A machine that serves several invocations at once has the state `Many` in place of everything from `Ready` on: the
+//! runtime's loops ask for work and answer it independently of each other (see `flights`), and the phase stays `Idle`.
+//!
 //! [`Machine::step`] either refuses, and then has changed nothing, or returns what is to be done, in order.
 
+mod flights;
 mod step;
 
 use std::collections::VecDeque;
@@ -25,6 +29,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use self::flights::Flights;
 pub use self::step::{Action, CallId, Input};
 use crate::extensions::{Registry, ShutdownReason};
 use crate::{Event, Invocation, Outcome, Refusal};
@@ -53,6 +58,8 @@ enum Runtime {
         /// None when the platform ended the invocation.
         request_id: Option<String>,
     },
+    /// It has called `next` where several invocations run at once.
+    Many(Flights),
     RestoreReady {
         /// The waiting call; none after its connection was lost.
         call: Option<CallId>,
@@ -69,7 +76,7 @@ impl Runtime {
         match self {
             Self::Started => "Started",
             Self::InitError => "InitError",
-            Self::Ready => READY,
+            Self::Ready | Self::Many(_) => READY,
             Self::Running { .. } => "Running",
             Self::InvocationResponse { .. } => INVOCATION_RESPONSE,
             Self::InvocationErrorResponse { .. } => INVOCATION_ERROR_RESPONSE,
@@ -101,23 +108,31 @@ pub struct Machine {
     runtime: Runtime,
     /// `next` calls without an answer, oldest first. As on AWS a second one waits behind the first.
     waiting: VecDeque<CallId>,
-    /// An invocation that no runtime has seen yet.
-    kept: Option<Arc<Invocation>>,
+    /// Invocations that no runtime has seen yet, oldest first.
+    kept: VecDeque<Arc<Invocation>>,
     phase: Phase,
     registry: Registry,
     snapshot: bool,
+    /// How many invocations there may be at once.
+    concurrency: usize,
 }
 
 impl Machine {
     /// A machine for an environment whose runtime is about to start. Only where `snapshot` is set may it call `restore/next`.
     pub fn new(snapshot: bool) -> Self {
+        Self::with_concurrency(snapshot, 1)
+    }
+
+    /// A machine whose runtime serves up to so many invocations at once.
+    pub fn with_concurrency(snapshot: bool, concurrency: usize) -> Self {
         Self {
             runtime: Runtime::Started,
             waiting: VecDeque::new(),
-            kept: None,
+            kept: VecDeque::new(),
             phase: Phase::Init,
             registry: Registry::default(),
             snapshot,
+            concurrency: concurrency.max(1),
         }
     }
 
@@ -127,13 +142,13 @@ impl Machine {
             Input::Next { call } => self.next(call),
             Input::CallLost { call } => Ok(self.call_lost(call)),
             Input::ResponseBegins { call, request_id } => {
-                self.answer_begins(request_id, INVOCATION_RESPONSE, |request_id| Runtime::InvocationResponse {
+                self.answer_begins(call, request_id, INVOCATION_RESPONSE, |request_id| Runtime::InvocationResponse {
                     request_id,
                     call,
                 })
             }
             Input::ErrorBegins { call, request_id } => {
-                self.answer_begins(request_id, INVOCATION_ERROR_RESPONSE, |request_id| {
+                self.answer_begins(call, request_id, INVOCATION_ERROR_RESPONSE, |request_id| {
                     Runtime::InvocationErrorResponse { request_id, call }
                 })
             }
@@ -142,12 +157,17 @@ impl Machine {
             Input::RestoreNext { call } => self.restore_next(call),
             Input::RestoreError { error_type, body } => self.restore_error(error_type, body),
             Input::Invoke(invocation) => self.invoke(invocation),
-            Input::Abandon => Ok(self.abandon()),
+            Input::Abandon { request_id } => Ok(self.abandon(&request_id)),
             Input::Restore => self.restore(),
             Input::Reset => Ok(self.reset()),
             Input::ExpectExtensions(names) => self.registry.expect(names).map(|()| Vec::new()),
             Input::Shutdown { reason, deadline_ms } => Ok(self.shutdown(reason, deadline_ms)),
-            Input::Register { name, id, events } => self.registry.register(name, id, &events),
+            Input::Register { name, id, events } => {
+                if self.concurrency > 1 {
+                    check_concurrent_events(&events)?;
+                }
+                self.registry.register(name, id, &events)
+            }
             Input::EventNext { call, id } => self.event_next(call, id),
             Input::ExtensionFailed { id, error_type, body, phase } => self.registry.failed(id, error_type, body, phase),
         }
@@ -158,21 +178,30 @@ impl Machine {
         &self.registry
     }
 
-    /// True while an invocation is kept or unanswered.
+    /// True while no further invocation can be taken.
     pub fn is_busy(&self) -> bool {
-        self.kept.is_some()
-            || match self.runtime {
-                Runtime::Running { .. }
-                | Runtime::InvocationResponse { .. }
-                | Runtime::InvocationErrorResponse { .. } => true,
-                Runtime::Started
-                | Runtime::InitError
-                | Runtime::Ready
-                | Runtime::ResponseSent { .. }
-                | Runtime::RestoreReady { .. }
-                | Runtime::Restoring
-                | Runtime::RestoreError => false,
-            }
+        self.in_hand() >= self.concurrency
+    }
+
+    /// How many invocations are kept or unanswered.
+    pub fn in_hand(&self) -> usize {
+        let with_the_runtime = match &self.runtime {
+            Runtime::Running { .. } | Runtime::InvocationResponse { .. } | Runtime::InvocationErrorResponse { .. } => 1,
+            Runtime::Many(flights) => flights.len(),
+            Runtime::Started
+            | Runtime::InitError
+            | Runtime::Ready
+            | Runtime::ResponseSent { .. }
+            | Runtime::RestoreReady { .. }
+            | Runtime::Restoring
+            | Runtime::RestoreError => 0,
+        };
+        self.kept.len() + with_the_runtime
+    }
+
+    /// True where the runtime has come back from none of as many abandoned invocations as it serves at once.
+    pub fn is_stuck(&self) -> bool {
+        matches!(&self.runtime, Runtime::Many(flights) if flights.lost() >= self.concurrency)
     }
 
     fn refuse(&self, to: &'static str) -> Refusal {
@@ -182,7 +211,10 @@ impl Machine {
     fn next(&mut self, call: CallId) -> Result<Vec<Action>, Refusal> {
         match &mut self.runtime {
             Runtime::Started | Runtime::Restoring | Runtime::ResponseSent { .. } => {
-                self.runtime = Runtime::Ready;
+                self.runtime = match self.concurrency {
+                    1 => Runtime::Ready,
+                    _ => Runtime::Many(Flights::default()),
+                };
                 self.waiting.push_back(call);
                 let mut actions = Vec::new();
                 self.settle(&mut actions);
@@ -190,6 +222,13 @@ impl Machine {
             }
             Runtime::Ready => {
                 self.waiting.push_back(call);
+                let mut actions = Vec::new();
+                self.hand_out(&mut actions);
+                Ok(actions)
+            }
+            Runtime::Many(flights) => {
+                self.waiting.push_back(call);
+                flights.waits(self.waiting.len(), self.concurrency);
                 let mut actions = Vec::new();
                 self.hand_out(&mut actions);
                 Ok(actions)
@@ -221,6 +260,10 @@ impl Machine {
                     actions.push(Action::Deliver { call, invocation: invocation.clone() });
                 }
             }
+            Runtime::Many(flights) => {
+                actions.extend(flights.call_lost(call, &mut self.kept));
+                self.hand_out(&mut actions);
+            }
             Runtime::RestoreReady { call: waiting, .. } if *waiting == Some(call) => *waiting = None,
             Runtime::InvocationResponse { call: begun, .. } | Runtime::InvocationErrorResponse { call: begun, .. }
                 if *begun == call =>
@@ -243,10 +286,14 @@ impl Machine {
 
     fn answer_begins(
         &mut self,
+        call: CallId,
         request_id: String,
         to: &'static str,
         state: impl FnOnce(String) -> Runtime,
     ) -> Result<Vec<Action>, Refusal> {
+        if let Runtime::Many(flights) = &mut self.runtime {
+            return flights.answer_begins(call, &request_id, to);
+        }
         // The id is looked at first, as AWS does: an old answer gets 400 in whatever state it comes.
         let (current, running) = match &self.runtime {
             Runtime::Running { invocation, .. } => (Some(&invocation.request_id), true),
@@ -257,6 +304,7 @@ impl Machine {
             Runtime::Started
             | Runtime::InitError
             | Runtime::Ready
+            | Runtime::Many(_)
             | Runtime::RestoreReady { .. }
             | Runtime::Restoring
             | Runtime::RestoreError => (None, false),
@@ -277,10 +325,11 @@ impl Machine {
             | Runtime::InvocationErrorResponse { request_id, call: begun }
                 if *begun == call =>
             {
-                let request_id = Some(std::mem::take(request_id));
-                self.runtime = Runtime::ResponseSent { request_id };
-                Ok(vec![Action::Complete(outcome)])
+                let request_id = std::mem::take(request_id);
+                self.runtime = Runtime::ResponseSent { request_id: Some(request_id.clone()) };
+                Ok(vec![Action::Complete { request_id, outcome }])
             }
+            Runtime::Many(flights) => flights.answer_ends(call, outcome),
             Runtime::Started
             | Runtime::InitError
             | Runtime::Ready
@@ -304,6 +353,7 @@ impl Machine {
             Runtime::Restoring => self.restore_error(error_type, body),
             Runtime::InitError
             | Runtime::Ready
+            | Runtime::Many(_)
             | Runtime::Running { .. }
             | Runtime::InvocationResponse { .. }
             | Runtime::InvocationErrorResponse { .. }
@@ -331,6 +381,7 @@ impl Machine {
             Runtime::RestoreReady { call: Some(_), .. }
             | Runtime::InitError
             | Runtime::Ready
+            | Runtime::Many(_)
             | Runtime::Running { .. }
             | Runtime::InvocationResponse { .. }
             | Runtime::InvocationErrorResponse { .. }
@@ -352,6 +403,7 @@ impl Machine {
             Runtime::Started
             | Runtime::InitError
             | Runtime::Ready
+            | Runtime::Many(_)
             | Runtime::Running { .. }
             | Runtime::InvocationResponse { .. }
             | Runtime::InvocationErrorResponse { .. }
@@ -368,29 +420,40 @@ impl Machine {
         if self.phase == Phase::Shutdown {
             return Err(Refusal::ShuttingDown);
         }
-        self.kept = Some(invocation);
+        self.kept.push_back(invocation);
         let mut actions = Vec::new();
         self.hand_out(&mut actions);
         Ok(actions)
     }
 
-    fn abandon(&mut self) -> Vec<Action> {
-        if self.kept.take().is_some() {
-            return vec![Action::DropOutcome];
-        }
-        match self.runtime {
-            Runtime::Running { .. } | Runtime::InvocationResponse { .. } | Runtime::InvocationErrorResponse { .. } => {
-                self.runtime = Runtime::ResponseSent { request_id: None };
-                vec![Action::DropOutcome]
-            }
-            Runtime::Started
-            | Runtime::InitError
-            | Runtime::Ready
-            | Runtime::ResponseSent { .. }
-            | Runtime::RestoreReady { .. }
-            | Runtime::Restoring
-            | Runtime::RestoreError => Vec::new(),
-        }
+    fn abandon(&mut self, request_id: &str) -> Vec<Action> {
+        let kept = self.kept.iter().position(|kept| kept.request_id == request_id);
+        let found = kept.and_then(|at| self.kept.remove(at)).is_some()
+            || match &mut self.runtime {
+                Runtime::Running { invocation, .. } if invocation.request_id == request_id => {
+                    self.runtime = Runtime::ResponseSent { request_id: None };
+                    true
+                }
+                Runtime::InvocationResponse { request_id: current, .. }
+                | Runtime::InvocationErrorResponse { request_id: current, .. }
+                    if current == request_id =>
+                {
+                    self.runtime = Runtime::ResponseSent { request_id: None };
+                    true
+                }
+                Runtime::Many(flights) => flights.abandon(request_id),
+                Runtime::Started
+                | Runtime::InitError
+                | Runtime::Ready
+                | Runtime::Running { .. }
+                | Runtime::InvocationResponse { .. }
+                | Runtime::InvocationErrorResponse { .. }
+                | Runtime::ResponseSent { .. }
+                | Runtime::RestoreReady { .. }
+                | Runtime::Restoring
+                | Runtime::RestoreError => false,
+            };
+        if found { vec![Action::DropOutcome { request_id: request_id.to_owned() }] } else { Vec::new() }
     }
 
     fn restore(&mut self) -> Result<Vec<Action>, Refusal> {
@@ -403,6 +466,7 @@ impl Machine {
             | Runtime::Started
             | Runtime::InitError
             | Runtime::Ready
+            | Runtime::Many(_)
             | Runtime::Running { .. }
             | Runtime::InvocationResponse { .. }
             | Runtime::InvocationErrorResponse { .. }
@@ -416,8 +480,14 @@ impl Machine {
         let mut actions: Vec<Action> = self.waiting.drain(..).map(|call| Action::HangUp { call }).collect();
         actions.extend(self.registry.reset().into_iter().map(|call| Action::HangUp { call }));
         match std::mem::replace(&mut self.runtime, Runtime::Started) {
-            Runtime::Running { .. } | Runtime::InvocationResponse { .. } | Runtime::InvocationErrorResponse { .. } => {
-                actions.push(Action::DropOutcome);
+            Runtime::Running { invocation, .. } => {
+                actions.push(Action::DropOutcome { request_id: invocation.request_id.clone() });
+            }
+            Runtime::InvocationResponse { request_id, .. } | Runtime::InvocationErrorResponse { request_id, .. } => {
+                actions.push(Action::DropOutcome { request_id });
+            }
+            Runtime::Many(flights) => {
+                actions.extend(flights.ids().into_iter().map(|request_id| Action::DropOutcome { request_id }));
             }
             Runtime::RestoreReady { call: Some(call), .. } => actions.push(Action::HangUp { call }),
             Runtime::RestoreReady { call: None, .. }
@@ -435,9 +505,8 @@ impl Machine {
     fn shutdown(&mut self, reason: ShutdownReason, deadline_ms: u64) -> Vec<Action> {
         self.phase = Phase::Shutdown;
         let mut actions = self.registry.shutdown(reason, deadline_ms);
-        if self.kept.take().is_some() {
-            actions.push(Action::DropOutcome);
-        }
+        let kept = self.kept.drain(..).map(|kept| Action::DropOutcome { request_id: kept.request_id.clone() });
+        actions.extend(kept);
         actions
     }
 
@@ -464,7 +533,7 @@ impl Machine {
             Phase::Invoke => Event::Idle,
             Phase::Idle | Phase::Shutdown => return,
         };
-        if matches!(self.runtime, Runtime::Ready) && self.registry.all_ready() {
+        if matches!(self.runtime, Runtime::Ready | Runtime::Many(_)) && self.registry.all_ready() {
             self.phase = Phase::Idle;
             self.registry.close_registration();
             actions.push(Action::Emit(done));
@@ -472,17 +541,40 @@ impl Machine {
         }
     }
 
-    /// Gives the kept invocation to the runtime and the extensions, if they are there to take it.
+    /// Gives kept invocations to the runtime and the extensions, if they are there to take them.
     fn hand_out(&mut self, actions: &mut Vec<Action>) {
-        if self.phase != Phase::Idle || !matches!(self.runtime, Runtime::Ready) || self.waiting.is_empty() {
+        if self.phase != Phase::Idle {
             return;
         }
-        let Some(invocation) = self.kept.take() else { return };
-        let Some(call) = self.waiting.pop_front() else { return };
-        self.phase = Phase::Invoke;
-        actions.push(Action::Deliver { call, invocation: invocation.clone() });
-        self.registry.invoke(&invocation, actions);
-        self.runtime = Runtime::Running { invocation, delivered: Some(call) };
+        match &mut self.runtime {
+            Runtime::Many(flights) => flights.hand_out(&mut self.kept, &mut self.waiting, actions),
+            Runtime::Ready if !self.waiting.is_empty() => {
+                let Some(invocation) = self.kept.pop_front() else { return };
+                let Some(call) = self.waiting.pop_front() else { return };
+                self.phase = Phase::Invoke;
+                actions.push(Action::Deliver { call, invocation: invocation.clone() });
+                self.registry.invoke(&invocation, actions);
+                self.runtime = Runtime::Running { invocation, delivered: Some(call) };
+            }
+            Runtime::Ready
+            | Runtime::Started
+            | Runtime::InitError
+            | Runtime::Running { .. }
+            | Runtime::InvocationResponse { .. }
+            | Runtime::InvocationErrorResponse { .. }
+            | Runtime::ResponseSent { .. }
+            | Runtime::RestoreReady { .. }
+            | Runtime::Restoring
+            | Runtime::RestoreError => {}
+        }
+    }
+}
+
+/// Where several invocations run at once, extensions are told of the end alone.
+fn check_concurrent_events(events: &[String]) -> Result<(), Refusal> {
+    match events.iter().find(|event| *event == "INVOKE") {
+        Some(event) => Err(Refusal::EventType { event: event.clone(), reason: "ErrorInvalidEventType" }),
+        None => Ok(()),
     }
 }
 

@@ -232,8 +232,8 @@ impl Run {
                 assert!(self.waiting.remove(call), "{call:?} does not wait");
                 Effect::HangsUp(*call)
             }
-            Action::Complete(_) => Effect::Answered,
-            Action::DropOutcome => Effect::Dropped,
+            Action::Complete { .. } => Effect::Answered,
+            Action::DropOutcome { .. } => Effect::Dropped,
             Action::Emit(Event::InitDone) => Effect::InitDone,
             Action::Emit(Event::Idle) => Effect::Idle,
             Action::Emit(Event::ExtensionsRegistered) => Effect::Registered,
@@ -377,15 +377,18 @@ impl Run {
 
     fn abandon(&mut self) {
         let mut effects = Vec::new();
+        let mut request_id = "nobody's".to_owned();
         if let Some(id) = self.model.kept.take() {
             self.end(id, "dropped");
+            request_id = id.to_string();
             effects.push(Effect::Dropped);
         } else if let At::Has(id) | At::Answering(id, _) = self.model.at {
             self.model.at = At::Done(None);
             self.end(id, "dropped");
+            request_id = id.to_string();
             effects.push(Effect::Dropped);
         }
-        self.step(Input::Abandon, Some(effects));
+        self.step(Input::Abandon { request_id }, Some(effects));
     }
 
     fn reset(&mut self) {

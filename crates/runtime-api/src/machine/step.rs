@@ -67,8 +67,11 @@ pub enum Input {
     },
     /// Platform: here is an invocation.
     Invoke(Arc<Invocation>),
-    /// Platform: the invocation in hand is over, whatever the runtime still says.
-    Abandon,
+    /// Platform: this invocation is over, whatever the runtime still says. Nothing happens where there is none by this id.
+    Abandon {
+        /// Which one.
+        request_id: String,
+    },
     /// Platform: the snapshot has been restored.
     Restore,
     /// Platform: the processes are gone, new ones will be started.
@@ -139,9 +142,17 @@ pub enum Action {
         call: CallId,
     },
     /// The invocation is answered.
-    Complete(Outcome),
+    Complete {
+        /// Which one.
+        request_id: String,
+        /// With what.
+        outcome: Outcome,
+    },
     /// The invocation will never be answered.
-    DropOutcome,
+    DropOutcome {
+        /// Which one.
+        request_id: String,
+    },
     /// Tell the owner.
     Emit(Event),
 }

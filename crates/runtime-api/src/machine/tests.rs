@@ -35,6 +35,18 @@ fn ends(number: u64) -> Input {
     Input::AnswerEnds { call: call(number), outcome: done() }
 }
 
+fn answered(id: &str, outcome: Outcome) -> Action {
+    Action::Complete { request_id: id.to_owned(), outcome }
+}
+
+fn abandon(id: &str) -> Input {
+    Input::Abandon { request_id: id.to_owned() }
+}
+
+fn dropped(id: &str) -> Action {
+    Action::DropOutcome { request_id: id.to_owned() }
+}
+
 fn init_error() -> Input {
     Input::InitError { error_type: "Runtime.Unknown".to_owned(), body: Bytes::new() }
 }
@@ -173,7 +185,7 @@ fn an_answer_needs_the_id_of_the_running_invocation() {
     let refusal = Refusal::RuntimeState { from: "InvocationResponse", to: "InvocationErrorResponse" };
     assert_eq!(machine.step(error(3, "a")), Err(refusal));
     assert_eq!(machine.step(ends(3)), Err(Refusal::RequestId), "only the call that began may end");
-    assert_eq!(machine.step(ends(2)), Ok(vec![Action::Complete(done())]));
+    assert_eq!(machine.step(ends(2)), Ok(vec![answered("a", done())]));
 }
 
 #[test]
@@ -236,7 +248,7 @@ fn an_invocation_whose_waiter_died_is_kept_for_the_next_one() {
 #[test]
 fn an_answer_that_breaks_off_is_truncated() {
     let mut machine = after([next(1), Input::Invoke(invocation("a")), response(2, "a")]);
-    assert_eq!(machine.step(lost(2)), Ok(vec![Action::Complete(Outcome::Truncated)]));
+    assert_eq!(machine.step(lost(2)), Ok(vec![answered("a", Outcome::Truncated)]));
     assert_eq!(machine.step(next(3)), Ok(vec![Action::Emit(Event::Idle)]));
 }
 
@@ -244,17 +256,17 @@ fn an_answer_that_breaks_off_is_truncated() {
 fn after_an_abandoned_invocation_the_late_answer_has_an_invalid_id() {
     let running = [next(1), Input::Invoke(invocation("a"))];
     let mut machine = after(running.clone());
-    assert_eq!(machine.step(Input::Abandon), Ok(vec![Action::DropOutcome]));
+    assert_eq!(machine.step(abandon("a")), Ok(vec![dropped("a")]));
     assert_eq!(machine.step(response(2, "a")), Err(Refusal::RequestId));
     let mut machine = after(running.into_iter().chain([response(2, "a")]));
-    assert_eq!(machine.step(Input::Abandon), Ok(vec![Action::DropOutcome]));
+    assert_eq!(machine.step(abandon("a")), Ok(vec![dropped("a")]));
     assert_eq!(machine.step(ends(2)), Err(Refusal::RequestId));
     assert_eq!(machine.step(next(3)), Ok(vec![Action::Emit(Event::Idle)]));
     // One that nobody has seen is simply gone.
     let mut machine = after([Input::Invoke(invocation("a"))]);
-    assert_eq!(machine.step(Input::Abandon), Ok(vec![Action::DropOutcome]));
+    assert_eq!(machine.step(abandon("a")), Ok(vec![dropped("a")]));
     assert_eq!(machine.step(next(1)), Ok(vec![Action::Emit(Event::InitDone)]));
-    assert_eq!(machine.step(Input::Abandon), Ok(vec![]));
+    assert_eq!(machine.step(abandon("a")), Ok(vec![]));
 }
 
 #[test]
@@ -265,7 +277,7 @@ fn a_reset_hangs_up_and_keeps_what_no_runtime_has_seen() {
     assert_eq!(machine.step(next(3)), Ok(vec![Action::Emit(Event::InitDone)]));
 
     let mut machine = after([next(1), Input::Invoke(invocation("a"))]);
-    assert_eq!(machine.step(Input::Reset), Ok(vec![Action::DropOutcome]));
+    assert_eq!(machine.step(Input::Reset), Ok(vec![dropped("a")]));
 
     let mut machine = after([Input::Invoke(invocation("a")), init_error()]);
     assert_eq!(machine.step(Input::Reset), Ok(vec![]));
@@ -380,7 +392,7 @@ fn the_shutdown_event_reaches_those_who_subscribed_once_they_ask() {
     assert_eq!(machine.step(event_next(14, 3)), Ok(vec![]));
     assert_eq!(machine.step(event_next(15, 2)), Ok(vec![deliver_event(15, event())]));
     assert_eq!(machine.step(Input::Invoke(invocation("b"))), Err(Refusal::Busy));
-    drive(&mut machine, [Input::Abandon]);
+    drive(&mut machine, [abandon("a")]);
     assert_eq!(machine.step(Input::Invoke(invocation("b"))), Err(Refusal::ShuttingDown));
     let Extensions { external, internal } = machine.registry().snapshot();
     let states: Vec<_> = external.iter().map(|extension| (extension.name.as_str(), extension.state)).collect();

@@ -480,6 +480,32 @@ async fn an_abandoned_invocation_cannot_be_answered() {
 }
 
 #[tokio::test]
+async fn several_invocations_are_answered_beside_each_other_and_abandoned_alone() {
+    let mut host = Host::start(Options { max_concurrency: 2, ..Options::default() }).await;
+    let mut clients = [host.client().await, host.client().await];
+    let outcomes = ["a", "b"].map(|id| host.api.invoke(invocation(id)).unwrap());
+    assert_eq!(host.api.invoke(invocation("c")).unwrap_err(), crate::InvokeRefused::Busy);
+    for (client, id) in clients.iter_mut().zip(["a", "b"]) {
+        assert_eq!(client.get(NEXT).await.header("Lambda-Runtime-Aws-Request-Id"), Some(id));
+    }
+    assert_eq!(host.event().await, Event::InitDone);
+    let [a, b] = outcomes;
+    assert_eq!(clients[1].post(&response("b"), "", "2").await.status, 202);
+    assert!(matches!(outcome(b).await, Outcome::Response { body, .. } if body == "2"));
+    assert!(!host.api.abandon_one("a"));
+    assert!(timeout(DEADLINE, a).await.unwrap().is_err());
+    assert_eq!(clients[0].post(&response("a"), "", "1").await.status, 400);
+    // Both go on.
+    let outcomes = ["c", "d"].map(|id| host.api.invoke(invocation(id)).unwrap());
+    for (client, id) in clients.iter_mut().zip(["c", "d"]) {
+        assert_eq!(client.get(NEXT).await.header("Lambda-Runtime-Aws-Request-Id"), Some(id));
+    }
+    assert!(!host.api.abandon_one("c"));
+    assert!(host.api.abandon_one("d"), "the runtime is stuck in both");
+    drop(outcomes);
+}
+
+#[tokio::test]
 async fn a_reset_ends_the_old_connections_and_serves_new_ones() {
     let mut host = Host::start(Options::default()).await;
     let mut waiting = host.client().await;
