@@ -72,6 +72,9 @@ struct OptionsForm {
     response_limit: usize,
     max_connections: usize,
     snapshot: bool,
+    /// A machine serves one invocation at a time.
+    #[serde(skip)]
+    max_concurrency: usize,
     credentials_token: Option<String>,
     function_name: String,
     function_version: String,
