@@ -85,6 +85,7 @@ impl ControlPlane {
             last_modified: now,
             state: State::Pending,
             update: UpdateStatus::None,
+            optimized: false,
         };
         let fits = fits.and_then(|()| self.check_total_code(code.unzipped_size * copies));
         let created = match fits {
@@ -265,7 +266,8 @@ impl ControlPlane {
     }
 }
 
-/// Freezes `$LATEST` as the next version, in its state; `$LATEST` gets another revision.
+/// Freezes `$LATEST` as the next version, in its state, or Pending where a snapshot has to be made; `$LATEST` gets another
+/// revision.
 pub(crate) fn publish_latest(function: &mut Function, description: Option<&str>) -> Arc<FunctionVersion> {
     let number = function.next_version;
     let mut version = FunctionVersion {
@@ -273,6 +275,9 @@ pub(crate) fn publish_latest(function: &mut Function, description: Option<&str>)
         revision_id: revision_id(),
         ..function.latest.as_ref().clone()
     };
+    if version.settings.snap_start && version.state == State::Active {
+        version.state = State::Pending;
+    }
     if let Some(description) = description {
         version.settings.description = description.to_owned();
     }

@@ -50,7 +50,7 @@ pub use functions::Deleted;
 pub use plane::{ControlPlane, Limits, Resolved, Settings};
 pub use provisioned::{LiveConcurrency, Provision};
 pub use tables::OpenError;
-pub use update::{Accepted, Failure, FailureCode, Work, WorkKind};
+pub use update::{Accepted, Failure, FailureCode, InitFailure, Work, WorkKind};
 
 #[cfg(test)]
 mod tests;

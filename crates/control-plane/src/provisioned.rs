@@ -91,12 +91,23 @@ impl Function {
             .any(|(provisioned, _)| provisioned == number)
     }
 
+    /// Refuses a version whose environments come out of snapshots. The words are ours.
+    fn check_no_snap_start(&self, number: u64) -> Result<(), ApiError> {
+        if self.versions.get(&number).is_some_and(|version| version.settings.snap_start) {
+            return Err(ApiError::invalid_parameter_value(
+                "Provisioned Concurrency is not supported for SnapStart enabled functions.",
+            ));
+        }
+        Ok(())
+    }
+
     /// Refuses an alias whose environments would be on a version that has others, or on `$LATEST`.
     pub(crate) fn check_provisioned_alias(&self, name: &str, alias: &Alias) -> Result<(), ApiError> {
         if alias.version == VersionId::Latest {
             return Err(unpublished());
         }
         let scope = Scope::Alias(name.to_owned());
+        alias.shares(0).into_iter().try_for_each(|(number, _)| self.check_no_snap_start(number))?;
         if alias.shares(0).into_iter().any(|(number, _)| self.is_provisioned_beside(number, &scope)) {
             return Err(ApiError::resource_conflict(
                 "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version",
@@ -153,7 +164,8 @@ impl ControlPlane {
                 Scope::Version(number) if function.is_provisioned_beside(*number, &scope) => {
                     return Err(ApiError::resource_conflict("Version is pointed by a Provisioned Concurrency alias"));
                 }
-                Scope::Version(_) | Scope::Function => {}
+                Scope::Version(number) => function.check_no_snap_start(*number)?,
+                Scope::Function => {}
             }
             function.attached.provisioned.insert(scope.clone(), setting);
             Ok(Some(function))

@@ -161,10 +161,10 @@ pub struct Code {
 /// Whether a version can be invoked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
-    /// Its code is being prepared for the first time.
+    /// Its code is being prepared for the first time, or its snapshot is.
     Pending,
     Active,
-    /// Its code could not be prepared. An update gives it another chance.
+    /// Its code or its snapshot could not be prepared. An update gives `$LATEST` another chance.
     Failed {
         code: String,
         reason: String,
@@ -231,9 +231,17 @@ pub struct FunctionVersion {
     pub last_modified: Timestamp,
     pub state: State,
     pub update: UpdateStatus,
+    /// A version with SnapStart: whether there is a snapshot that its environments go on from.
+    #[serde(default)]
+    pub optimized: bool,
 }
 
 impl FunctionVersion {
+    /// Whether it is a version that waits for a snapshot, be its code prepared or not.
+    pub(crate) fn wants_snapshot(&self) -> bool {
+        self.settings.snap_start && matches!(self.id, VersionId::Number(_)) && self.state == State::Pending
+    }
+
     /// The ARN with `:VERSION`.
     pub fn qualified_arn(&self) -> String {
         format!("{}:{}", self.arn, self.id)

@@ -80,9 +80,11 @@ pub(crate) fn check(runtime: &str) -> Result<(), ApiError> {
     )))
 }
 
-/// Whether functions of this runtime can be started from snapshots.
+/// Whether functions of this runtime can be started from snapshots: of Lambda's managed runtimes those that can there, and
+/// the others that Lambda takes as container images, whose runtimes implement `restore/next` or do without.
 pub(crate) fn has_snap_start(runtime: &str) -> bool {
-    const FAMILIES: &[(&str, u32, u32)] = &[("java", 11, 0), ("python", 3, 12), ("dotnet", 8, 0)];
+    const FAMILIES: &[(&str, u32, u32)] =
+        &[("java", 11, 0), ("python", 3, 12), ("dotnet", 8, 0), ("nodejs", 0, 0), ("ruby", 0, 0), ("provided.", 0, 0)];
     FAMILIES.iter().any(|(family, major, minor)| {
         let Some(version) = runtime.strip_prefix(family) else { return false };
         let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
@@ -118,10 +120,20 @@ mod tests {
 
     #[test]
     fn snapshots_are_for_some_runtimes() {
-        for runtime in ["java11", "java17.al2023", "java25", "python3.12", "python3.14", "dotnet8"] {
+        for runtime in [
+            "java11",
+            "java17.al2023",
+            "java25",
+            "python3.12",
+            "python3.14",
+            "dotnet8",
+            "nodejs22.x",
+            "ruby3.4",
+            "provided.al2",
+        ] {
             assert!(check(runtime).is_ok() && has_snap_start(runtime), "{runtime}");
         }
-        for runtime in ["java8.al2", "java8.al2023", "python3.11", "nodejs22.x", "ruby3.4", "provided.al2023"] {
+        for runtime in ["java8.al2", "java8.al2023", "python3.11"] {
             assert!(check(runtime).is_ok() && !has_snap_start(runtime), "{runtime}");
         }
     }

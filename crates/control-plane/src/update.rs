@@ -7,7 +7,7 @@ use aws_model::{ApiError, types};
 use crate::code::{Source, Taken};
 use crate::functions::{publish_latest, revision_id};
 use crate::plane::ControlPlane;
-use crate::record::{Function, FunctionVersion, State, Timestamp, UpdateStatus};
+use crate::record::{Function, FunctionVersion, State, Timestamp, UpdateStatus, VersionId};
 use crate::settings::{self, unsupported};
 use crate::wire::{ArnForm, configuration};
 
@@ -20,12 +20,13 @@ pub struct Accepted {
     pub work: Option<Work>,
 }
 
-/// Something to prepare on a host: the code of `version`. Ends with [`ControlPlane::complete`].
+/// Something to prepare on a host: the code of `version`, or its snapshot. Ends with [`ControlPlane::complete`], or with
+/// [`ControlPlane::complete_snapshot`].
 #[derive(Debug, Clone)]
 pub struct Work {
     /// Why.
     pub kind: WorkKind,
-    /// `$LATEST` as it shall be.
+    /// `$LATEST` as it shall be, or the version that waits for its snapshot.
     pub version: Arc<FunctionVersion>,
 }
 
@@ -34,6 +35,8 @@ pub struct Work {
 pub enum WorkKind {
     Create,
     Update,
+    /// The code is there; an environment has to be initialized and kept.
+    Snapshot,
 }
 
 /// Why a function could not be prepared.
@@ -51,6 +54,21 @@ pub enum FailureCode {
     InvalidRuntime,
     InvalidConfiguration,
     InternalError,
+    /// What a function did wrong while it was initialized for a snapshot.
+    Init(InitFailure),
+}
+
+/// The kinds of failed initializations that the API tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InitFailure {
+    Timeout,
+    Runtime,
+    Extension,
+    EntryPoint,
+    WorkingDirectory,
+    TooManyExtensions,
+    OutOfMemory,
+    Other,
 }
 
 impl FailureCode {
@@ -60,6 +78,14 @@ impl FailureCode {
             Self::InvalidRuntime => "InvalidRuntime",
             Self::InvalidConfiguration => "InvalidConfiguration",
             Self::InternalError => "InternalError",
+            Self::Init(InitFailure::Timeout) => "FunctionError.InitTimeout",
+            Self::Init(InitFailure::Runtime) => "FunctionError.RuntimeInitError",
+            Self::Init(InitFailure::Extension) => "FunctionError.ExtensionInitError",
+            Self::Init(InitFailure::EntryPoint) => "FunctionError.InvalidEntryPoint",
+            Self::Init(InitFailure::WorkingDirectory) => "FunctionError.InvalidWorkingDirectory",
+            Self::Init(InitFailure::TooManyExtensions) => "FunctionError.TooManyExtensions",
+            Self::Init(InitFailure::OutOfMemory) => "FunctionError.InitResourceExhausted",
+            Self::Init(InitFailure::Other) => "FunctionError",
         }
     }
 }
@@ -67,6 +93,14 @@ impl FailureCode {
 impl Work {
     pub(crate) fn of(function: &Function, kind: WorkKind) -> Self {
         Self { kind, version: Arc::clone(&function.latest) }
+    }
+
+    /// The snapshots that a function's versions wait for, their code being there.
+    pub fn snapshots_of(function: &Function) -> Vec<Self> {
+        let preparing =
+            |version: &FunctionVersion| is_pending(&function.latest) && function.latest.attempt == version.attempt;
+        let waiting = function.versions.values().filter(|version| version.wants_snapshot() && !preparing(version));
+        waiting.map(|version| Self { kind: WorkKind::Snapshot, version: Arc::clone(version) }).collect()
     }
 }
 
@@ -206,10 +240,69 @@ impl ControlPlane {
         Ok(mutation.after)
     }
 
+    /// Reports how a [`WorkKind::Snapshot`] ended: whether there is a snapshot now, or why the version cannot be initialized.
+    ///
+    /// Answers whether the version is there; of one that is not, no snapshot is to be kept.
+    ///
+    /// # Errors
+    /// The change could not be stored; [`Self::pending_work`] will name the work again.
+    pub async fn complete_snapshot(&self, work: &Work, outcome: Result<bool, Failure>) -> Result<bool, ApiError> {
+        self.change_version(&work.version, |version| {
+            if !version.wants_snapshot() {
+                return;
+            }
+            version.revision_id = revision_id();
+            match &outcome {
+                Ok(optimized) => {
+                    version.state = State::Active;
+                    version.update = UpdateStatus::Successful;
+                    version.optimized = *optimized;
+                }
+                Err(failure) => {
+                    let (code, reason) = (failure.code.name().to_owned(), failure.reason.clone());
+                    version.state = State::Failed { code: code.clone(), reason: reason.clone() };
+                    version.update = UpdateStatus::Failed { code, reason };
+                }
+            }
+        })
+        .await
+    }
+
+    /// Says whether an active version has a snapshot now: another server may run it than the one that published it.
+    ///
+    /// # Errors
+    /// The change could not be stored.
+    pub async fn set_optimized(&self, version: &FunctionVersion, optimized: bool) -> Result<bool, ApiError> {
+        self.change_version(version, |version| version.optimized = optimized && version.state == State::Active).await
+    }
+
+    /// Changes a published version that is still the one that is meant; false where it is not.
+    async fn change_version(
+        &self,
+        meant: &FunctionVersion,
+        change: impl FnOnce(&mut FunctionVersion),
+    ) -> Result<bool, ApiError> {
+        let VersionId::Number(number) = meant.id else { return Ok(false) };
+        let judge = |found: Option<&Function>| {
+            Ok(found.map(|function| {
+                let mut next = function.clone();
+                let version = next.versions.get_mut(&number).filter(|version| version.attempt == meant.attempt);
+                if let Some(version) = version {
+                    change(Arc::make_mut(version));
+                }
+                next
+            }))
+        };
+        let after = self.mutate(&meant.function, None, judge).await?.after;
+        let there = after.as_ref().and_then(|function| function.versions.get(&number));
+        Ok(there.is_some_and(|version| version.attempt == meant.attempt))
+    }
+
     /// Work that was taken in and not reported: what a restart has to take up again.
     pub fn pending_work(&self) -> Vec<Work> {
         let functions = self.functions();
         let pending = functions.iter().filter(|function| is_pending(&function.latest));
+        let snapshots = functions.iter().flat_map(|function| Work::snapshots_of(function));
         pending
             .map(|function| {
                 let kind = match function.latest.update {
@@ -220,6 +313,7 @@ impl ControlPlane {
                 };
                 Work::of(function, kind)
             })
+            .chain(snapshots)
             .collect()
     }
 }
@@ -281,7 +375,13 @@ fn completed(function: &Function, outcome: &Result<(), Failure>) -> Function {
         next.previous = None;
     }
     next.latest = Arc::new(latest);
-    for version in next.versions.values_mut().filter(|version| version.state == State::Pending) {
+    // What was published with it; others may wait for snapshots of what was there before.
+    let waits = |version: &FunctionVersion| {
+        version.state == State::Pending
+            && version.attempt == function.latest.attempt
+            && !(outcome.is_ok() && version.wants_snapshot())
+    };
+    for version in next.versions.values_mut().filter(|version| waits(version)) {
         let mut settled = version.as_ref().clone();
         settle(&mut settled);
         settled.revision_id = revision_id();
@@ -296,7 +396,7 @@ fn publish_pending(function: &mut Function) {
     let mut pending = version.as_ref().clone();
     pending.state = State::Pending;
     pending.update = UpdateStatus::None;
-    if let crate::record::VersionId::Number(number) = pending.id {
+    if let VersionId::Number(number) = pending.id {
         function.versions.insert(number, Arc::new(pending));
     }
 }

@@ -8,19 +8,17 @@ use crate::page::page;
 use crate::plane::ControlPlane;
 use crate::record::{Function, State, UpdateStatus, VersionId};
 use crate::settings::unsupported;
-use crate::update::{check_idle, check_revision, last_published};
+use crate::update::{Accepted, Work, WorkKind, check_idle, check_revision, last_published};
 use crate::wire::{ArnForm, configuration, listed};
 
 impl ControlPlane {
-    /// PublishVersion: freezes `$LATEST`, or answers the last version when nothing has changed since.
+    /// PublishVersion: freezes `$LATEST`, or answers the last version when nothing has changed since. With SnapStart the
+    /// version is Pending until its [`Work`] is reported complete.
     ///
     /// # Errors
     /// ResourceNotFoundException, PreconditionFailedException, InvalidParameterValueException for another CodeSha256,
     /// ResourceConflictException while the function is being prepared or cannot run.
-    pub async fn publish_version(
-        &self,
-        request: &types::PublishVersionRequest,
-    ) -> Result<types::FunctionConfiguration, ApiError> {
+    pub async fn publish_version(&self, request: &types::PublishVersionRequest) -> Result<Accepted, ApiError> {
         unsupported(request.publish_to.is_some(), "PublishTo")?;
         let target = self.unqualified(request.function_name.as_deref())?;
         let (function, _) = self.find(request.function_name.as_deref(), None)?;
@@ -45,9 +43,16 @@ impl ControlPlane {
             }
             Ok(Some(next))
         };
-        let after = self.mutate(&target.name, None, judge).await?.after;
-        match after.as_deref().and_then(last_published) {
-            Some(version) => Ok(configuration(self.realm(), version, ArnForm::Qualified)),
+        let mutation = self.mutate(&target.name, None, judge).await?;
+        match mutation.after.as_deref().and_then(last_published) {
+            Some(version) => {
+                let is_new = mutation.before.as_deref().is_none_or(|before| before.version(version.id).is_none());
+                let work = Work { kind: WorkKind::Snapshot, version: version.clone() };
+                Ok(Accepted {
+                    configuration: configuration(self.realm(), version, ArnForm::Qualified),
+                    work: Some(work).filter(|work| is_new && work.version.wants_snapshot()),
+                })
+            }
             None => Err(ApiError::service("The version was not published.")),
         }
     }

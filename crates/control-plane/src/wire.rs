@@ -96,8 +96,7 @@ pub(crate) fn listed(version: &FunctionVersion, form: ArnForm) -> types::Functio
         ephemeral_storage: Some(types::EphemeralStorage { size: Some(int(settings.ephemeral_mib)) }),
         snap_start: Some(types::SnapStartResponse {
             apply_on: Some(if settings.snap_start { "PublishedVersions" } else { "None" }.to_owned()),
-            // Nothing is snapshotted yet, and this member says so.
-            optimization_status: Some("Off".to_owned()),
+            optimization_status: Some(if version.optimized { "On" } else { "Off" }.to_owned()),
         }),
         logging_config: Some(types::LoggingConfig {
             log_format: Some(log_format.to_owned()),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use aws_model::ApiError;
 use control_plane::record::{Code, FunctionVersion, Timestamp, VersionId};
 use control_plane::sessions::Sessions;
-use control_plane::{ControlPlane, Failure, FailureCode, LiveConcurrency, Work};
+use control_plane::{ControlPlane, Failure, FailureCode, LiveConcurrency, Work, WorkKind};
 use telemetry::LogStore;
 use telemetry::metrics::Metrics;
 use tokio::sync::watch;
@@ -39,7 +39,7 @@ pub(crate) struct App {
     pub(crate) specs: Specs,
     /// Held while the workers are told of a concurrency setting, so that the last word is the newest.
     pub(crate) telling: Mutex<()>,
-    completed: watch::Sender<()>,
+    pub(crate) completed: watch::Sender<()>,
     stopping: watch::Sender<bool>,
 }
 
@@ -155,12 +155,17 @@ impl App {
             self.prepare(work);
         }
         self.provision_all(&self.control_plane.provisions());
+        tokio::spawn(Arc::clone(self).resume_snapshots());
         tokio::spawn(crate::autoscaling::drive(Arc::clone(self)));
     }
 
-    /// Prepares the code of a new or updated function in the background, then lets it take effect.
+    /// Prepares the code of a new or updated function in the background, or the snapshot of a version, then lets it take effect.
     pub(crate) fn prepare(self: &Arc<Self>, work: Work) {
         let app = Arc::clone(self);
+        if work.kind == WorkKind::Snapshot {
+            tokio::spawn(app.prepare_snapshot(work));
+            return;
+        }
         tokio::spawn(async move {
             let outcome = app.try_prepare(&work.version).await;
             if let Err(failure) = &outcome {
@@ -175,6 +180,9 @@ impl App {
                     {
                         tracing::error!(function = function.name, %error, "an updated function cannot be run");
                     }
+                    // What was published with it: any other version that waits is being worked on already.
+                    let of_this = |next: &Work| next.version.attempt == work.version.attempt;
+                    Work::snapshots_of(&function).into_iter().filter(of_this).for_each(|next| app.prepare(next));
                 }
                 Ok(None) => {}
                 Err(error) => tracing::error!(function = work.version.function, %error, "a change was not completed"),

@@ -31,6 +31,7 @@ mod provision;
 mod query;
 mod reply;
 mod server;
+mod snap_start;
 mod specs;
 mod sts;
 mod upstream;

@@ -13,8 +13,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use control_plane::record::{FunctionVersion, VersionId};
 use worker::{EnvironmentSpec, VersionKey};
 
-pub(crate) use build::Builder;
 pub use build::PackagePath;
+pub(crate) use build::{Builder, snapshot_name};
 
 /// The specifications in use.
 pub(crate) struct Specs<B = Builder> {

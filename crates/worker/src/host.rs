@@ -308,9 +308,9 @@ impl Worker {
         snapshots::forget(&self.inner, name).await;
     }
 
-    /// Deletes every kept snapshot but these: of versions that went while nobody was there to tell.
-    pub async fn retain_snapshots(&self, names: &[SnapshotName]) {
-        snapshots::retain(&self.inner, names).await;
+    /// Deletes every kept snapshot but these, of versions that went while nobody was there to tell. Answers which there are.
+    pub async fn retain_snapshots(&self, names: &[SnapshotName]) -> Vec<SnapshotName> {
+        snapshots::retain(&self.inner, names).await
     }
 
     /// The live environments.

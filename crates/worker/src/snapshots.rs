@@ -306,15 +306,21 @@ pub(crate) async fn forget(host: &Arc<Inner>, name: &SnapshotName) {
 }
 
 /// Forgets all that is on the disk but these.
-pub(crate) async fn retain(host: &Arc<Inner>, names: &[SnapshotName]) {
+pub(crate) async fn retain(host: &Arc<Inner>, names: &[SnapshotName]) -> Vec<SnapshotName> {
     let saved = match host.backend.saved_snapshots().await {
         Ok(saved) => saved,
-        Err(error) => return tracing::warn!(error = chain(&error), "the snapshots on the disk cannot be listed"),
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "the snapshots on the disk cannot be listed");
+            return Vec::new();
+        }
     };
-    for name in saved.into_iter().map(SnapshotName::new).filter(|name| !names.contains(name)) {
+    let (kept, gone): (Vec<_>, Vec<_>) =
+        saved.into_iter().map(SnapshotName::new).partition(|name| names.contains(name));
+    for name in gone {
         tracing::info!(snapshot = name.as_str(), "deleting the snapshot of a version that is no more");
         delete(host, &name).await;
     }
+    kept
 }
 
 async fn delete(host: &Arc<Inner>, name: &SnapshotName) {

@@ -154,8 +154,8 @@ async fn refusals_of_create_have_their_texts() {
             "Please don't provide ImageUri when creating a function with packageType Zip.",
         ),
         (
-            json!({"SnapStart": {"ApplyOn": "PublishedVersions"}, "Runtime": "ruby3.4"}),
-            "ruby3.4 is not supported for SnapStart enabled functions.",
+            json!({"SnapStart": {"ApplyOn": "PublishedVersions"}, "Runtime": "python3.11"}),
+            "python3.11 is not supported for SnapStart enabled functions.",
         ),
         (
             json!({"VpcConfig": {"SecurityGroupIds": ["sg-1"]}}),

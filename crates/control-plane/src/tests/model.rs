@@ -192,7 +192,7 @@ impl Run {
         };
         function.publish();
         let last = function.versions.keys().next_back().map(u64::to_string);
-        assert_eq!(outcome.unwrap().version, last);
+        assert_eq!(outcome.unwrap().configuration.version, last);
     }
 
     async fn delete_version(&mut self, name: &'static str, number: u64) {

@@ -102,7 +102,7 @@ async fn every_qualifier_has_a_policy_and_a_revision_of_its_own() {
     assert_eq!(records, [&revisions[0], &revisions[1]]);
     assert_eq!(function.attached.aliases["live"].revision_id, revisions[2]);
     // Publishing again finds nothing changed.
-    let again = world.plane.publish_version(&publish_request("f")).await.unwrap();
+    let again = world.plane.publish_version(&publish_request("f")).await.unwrap().configuration;
     assert_eq!(again.version.as_deref(), Some("1"));
 }
 

@@ -9,7 +9,7 @@ async fn publishing_freezes_latest() {
     let world = World::new().await;
     world.active("f").await;
     let request = types::PublishVersionRequest { description: Some("one".to_owned()), ..publish_request("f") };
-    let version = world.plane.publish_version(&request).await.unwrap();
+    let version = world.plane.publish_version(&request).await.unwrap().configuration;
     assert_eq!((version.version.as_deref(), version.description.as_deref()), (Some("1"), Some("one")));
     assert_eq!(version.function_arn.as_deref(), Some("arn:aws:lambda:us-east-1:123456789012:function:f:1"));
     assert_eq!(version.state.as_deref(), Some("Active"));
@@ -23,18 +23,19 @@ async fn publishing_freezes_latest() {
 async fn publishing_without_a_change_answers_the_last_version() {
     let world = World::new().await;
     world.active("f").await;
-    let first = world.plane.publish_version(&publish_request("f")).await.unwrap();
-    let again = world.plane.publish_version(&publish_request("f")).await.unwrap();
+    let first = world.plane.publish_version(&publish_request("f")).await.unwrap().configuration;
+    let again = world.plane.publish_version(&publish_request("f")).await.unwrap().configuration;
     assert_eq!(first, again);
     // The same values and the same code are no change.
     let accepted = world.configure(json!({"FunctionName": "f", "Timeout": 3})).await.unwrap();
     world.settle(&accepted, Ok(())).await;
     let accepted = world.plane.update_function_code(&code_request("f", "first"), NOW).await.unwrap();
     world.settle(&accepted, Ok(())).await;
-    assert_eq!(world.plane.publish_version(&publish_request("f")).await.unwrap(), first);
+    assert_eq!(world.plane.publish_version(&publish_request("f")).await.unwrap().configuration, first);
     let accepted = world.configure(json!({"FunctionName": "f", "Timeout": 4})).await.unwrap();
     world.settle(&accepted, Ok(())).await;
-    assert_eq!(world.plane.publish_version(&publish_request("f")).await.unwrap().version.as_deref(), Some("2"));
+    let second = world.plane.publish_version(&publish_request("f")).await.unwrap().configuration;
+    assert_eq!(second.version.as_deref(), Some("2"));
 }
 
 #[tokio::test]
@@ -44,7 +45,7 @@ async fn numbers_are_never_used_again() {
     world.plane.publish_version(&publish_request("f")).await.unwrap();
     world.plane.delete_function(&delete_request("f", Some("1"))).await.unwrap();
     world.restart().await;
-    let version = world.plane.publish_version(&publish_request("f")).await.unwrap();
+    let version = world.plane.publish_version(&publish_request("f")).await.unwrap().configuration;
     assert_eq!(version.version.as_deref(), Some("2"));
 }
 

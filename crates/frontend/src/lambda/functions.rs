@@ -40,12 +40,13 @@ pub(super) fn list(app: &App, input: &Input) -> Result<Reply, ApiError> {
     Ok(input.answer(&app.control_plane.list_functions(&input.decode()?)?))
 }
 
-pub(super) async fn delete(app: &App, input: &Input) -> Result<Reply, ApiError> {
+pub(super) async fn delete(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
     let deleted = app.control_plane.delete_function(&input.decode()?).await?;
     for version in &deleted.versions {
         // `$LATEST` goes only with the whole function.
         let id = Some(version.id).filter(|id| *id != VersionId::Latest);
         app.retire(&version.function, id);
+        app.forget_snapshot(version);
         if id.is_none() {
             app.metrics.forget(&version.function);
         }
@@ -57,7 +58,7 @@ pub(super) async fn delete(app: &App, input: &Input) -> Result<Reply, ApiError> 
 }
 
 /// Answers a change and starts what it needs to take effect.
-fn accept(app: &Arc<App>, input: &Input, accepted: Accepted) -> Reply {
+pub(super) fn accept(app: &Arc<App>, input: &Input, accepted: Accepted) -> Reply {
     if let Some(work) = accepted.work {
         app.prepare(work);
     }

@@ -229,6 +229,10 @@ async fn active(app: &App, call: &Call, resolved: Resolved, chance: f64) -> Resu
                 return Err(ApiError::invalid_zip_file(reason));
             }
             State::Failed { reason, .. } => return Err(ApiError::resource_conflict(not_now("Failed", reason))),
+            // A caller does not wait for what may take minutes.
+            State::Pending if app.waits_for_snapshot(&resolved.version) => {
+                return Err(refusal(&InvokeError::SnapshotNotReady, &resolved.version.function));
+            }
             State::Pending => {}
         }
         let waited = tokio::time::timeout_at(deadline, completions.changed()).await;

@@ -39,7 +39,7 @@ impl Build for Plain {
                 application_level: None,
                 system_level: None,
             },
-            snap_start: build::snapshot_name(version),
+            snap_start: snapshot_name(version),
         })
     }
 }

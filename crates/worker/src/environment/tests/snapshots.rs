@@ -287,7 +287,8 @@ async fn a_version_that_is_no_more_leaves_nothing() {
     assert_eq!(host.backend.saved().names(), ["f-1", "g-1", "h-1"]);
     host.worker.forget_snapshot(&SnapshotName::new("f-1".to_owned())).await;
     assert_eq!(host.backend.saved().names(), ["g-1", "h-1"]);
-    host.worker.retain_snapshots(&[SnapshotName::new("h-1".to_owned())]).await;
+    let kept = host.worker.retain_snapshots(&["h-1", "i-1"].map(|name| SnapshotName::new(name.to_owned()))).await;
+    assert_eq!(kept, [SnapshotName::new("h-1".to_owned())]);
     assert_eq!(host.backend.saved().names(), ["h-1"]);
     nothing_left(&host).await;
 }
