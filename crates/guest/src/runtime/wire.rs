@@ -71,7 +71,6 @@ pub(super) enum Report {
 struct OptionsForm {
     response_limit: usize,
     max_connections: usize,
-    max_concurrency: usize,
     snapshot: bool,
     /// A machine serves one invocation at a time.
     #[serde(skip)]
