@@ -83,7 +83,7 @@ class Server:
         content = json.dumps({"Content": {"ZipFile": packed(files)}}).encode()
         return json.load(self.request("POST", f"/2018-10-31/layers/{name}/versions", content))["LayerVersionArn"]
 
-    def deploy(self, name, runtime, memory, timeout=PATIENCE, code=FUNCTION, files=None, layers=()):
+    def deploy(self, name, runtime, memory, timeout=PATIENCE, code=FUNCTION, files=None, layers=(), **more):
         """Creates a function, of the checks' code unless `files` ({name: (text, mode)}) are given, and waits until it is
         active."""
         settings = {
@@ -95,15 +95,26 @@ class Server:
             "Timeout": timeout,
             "Code": {"ZipFile": packed(files or {"app.py": (code.read_text(), 0o644)})},
             "Layers": list(layers),
+            **more,
         }
         self.request("POST", "/2015-03-31/functions", json.dumps(settings).encode())
         state = lambda: json.load(self.request("GET", f"/2015-03-31/functions/{name}/configuration"))["State"]  # noqa: E731
         eventually(lambda: state() == "Active", f"{name} active")
 
-    def invoke(self, name, /, tail=False, **event):
+    def publish(self, name, seconds=4 * PATIENCE):
+        """Publishes a version and waits until it is no longer pending; the version as it is then."""
+        number = json.load(self.request("POST", f"/2015-03-31/functions/{name}/versions", b"{}"))["Version"]
+        shown = lambda: self.version(name, number)  # noqa: E731
+        return eventually(lambda: shown()["State"] != "Pending" and shown(), f"version {number} of {name}", seconds)
+
+    def version(self, name, number):
+        """A version as the API shows it."""
+        return json.load(self.request("GET", f"/2015-03-31/functions/{name}/configuration?Qualifier={number}"))
+
+    def invoke(self, name, /, tail=False, qualifier=None, **event):
         """Invokes through the API, asking for the end of the log if `tail` is set."""
         headers = {"X-Amz-Log-Type": "Tail"} if tail else {}
-        path = f"/2015-03-31/functions/{name}/invocations"
+        path = f"/2015-03-31/functions/{name}/invocations" + (f"?Qualifier={qualifier}" if qualifier else "")
         return Answer(self.request("POST", path, json.dumps(event).encode(), headers))
 
     def events(self, group):
