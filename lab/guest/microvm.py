@@ -16,6 +16,8 @@ from pathlib import Path
 from checks import run_all
 from machine import Place, eventually, processes, traces
 from server import Server, firelet, fresh_data_dir
+from shortages import Shortages
+from snapstart import SnapStart
 
 RUNTIME = f"python3.{sys.version_info.minor}"
 PLACE = Place("service", "system.slice/firelet.service")
@@ -210,7 +212,7 @@ class Checks:
                 return self.machine()["stream"] != stream
             except AssertionError as error:
                 # The invocation that was given to a machine just as it died.
-                assert "has ended" in str(error) or "environment" in str(error), error
+                assert any(said in str(error) for said in ("has ended", "environment", "signal: killed")), error
                 return False
 
         eventually(is_replaced, "a new machine")
@@ -254,4 +256,4 @@ class Checks:
         eventually(lambda: not traces() - self.before, "an end without traces")
 
 
-run_all(lambda: [Checks()])
+run_all(lambda: [Checks(), Shortages(), SnapStart()])

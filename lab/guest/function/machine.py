@@ -87,6 +87,14 @@ def bomb(event):
     return {"started": len(started), "errno": None}
 
 
+def hoard(event):
+    """Takes memory that nobody else has then, page by page."""
+    hoarded = bytearray(event["most"])
+    for page in range(0, len(hoarded), 4096):
+        hoarded[page] = 1
+    return len(hoarded)
+
+
 def handler(event, context):
     match event.get("do"):
         case "machine":
@@ -123,6 +131,8 @@ def handler(event, context):
             return spin(event)
         case "bomb":
             return bomb(event)
+        case "hoard":
+            return hoard(event)
         case "exit":
             os._exit(event["code"])
         case "sleep":
