@@ -45,6 +45,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 pub use helper::Helper;
+pub use zygotes::Turnover;
 
 use self::attach::Attacher;
 use self::helper::Role;
@@ -90,6 +91,8 @@ pub struct Options {
     pub prestart: PrestartMode,
     /// How many prepared sandboxes are kept.
     pub prepared: Bounds,
+    /// How long an interpreter serves of which there are forks in them.
+    pub turnover: Turnover,
 }
 
 /// How the processes of runtimes that can wait for their environment are started. Needs root; without it each is started
@@ -120,6 +123,7 @@ impl Options {
             pool_size: 8,
             prestart: PrestartMode::Zygote,
             prepared: Bounds::default(),
+            turnover: Turnover::default(),
         }
     }
 }
@@ -258,7 +262,7 @@ impl Namespace {
                 remedy: "build for a target that has shared libraries (musl has none by default)".into(),
             });
         }
-        let zygotes = Zygotes::new(options.helper.clone(), forks).map_err(StartError::Library)?;
+        let zygotes = Zygotes::new(options.helper.clone(), forks, options.turnover).map_err(StartError::Library)?;
         let host = Host {
             helper: options.helper,
             supervision: Mutex::new(Some(supervision)),

@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::MountPropagationFlags;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, setsid, wait};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use zeroize::Zeroize;
 
 use crate::init::Mapped;
 use crate::seccomp::Filters;
@@ -27,6 +29,15 @@ struct Child {
     pid: Option<Pid>,
     /// Its control groups, until the server has removed them.
     groups: Vec<PathBuf>,
+}
+
+impl Drop for Child {
+    /// Leaves nothing of it in memory: forks of an interpreter have a copy of that.
+    fn drop(&mut self) {
+        for group in self.groups.drain(..) {
+            group.into_os_string().into_vec().zeroize();
+        }
+    }
 }
 
 struct Supervisor {
@@ -120,8 +131,10 @@ impl Supervisor {
                 self.reap(WaitOptions::NOHANG);
             }
             if request {
-                let Some((payload, fds)) = channel::receive(&self.server)? else { return Ok(Over::Server) };
+                let Some((mut payload, fds)) = channel::receive(&self.server)? else { return Ok(Over::Server) };
                 let request = ToSupervisor::decode(&payload).map_err(io::Error::other)?;
+                // See `Child`.
+                payload.zeroize();
                 if let Some(control) = self.handle(request, fds)? {
                     return Ok(Over::Init(control));
                 }

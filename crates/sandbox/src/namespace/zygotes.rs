@@ -28,16 +28,27 @@ use crate::{ProcessSpec, RootFs};
 /// The code that an interpreter runs to make sandboxes out of itself; empty where this build has none.
 static LIBRARY: &[u8] = include_bytes!(env!("SUPERVISOR_LIBRARY"));
 
-/// Most sandboxes that are forked from one interpreter, unless its successor is late.
-const MOST: u32 = 256;
-/// How long one is used.
-const LIFE: Duration = Duration::from_secs(600);
 /// How long none is started for a program with which it failed.
 const REST: Duration = Duration::from_secs(60);
 /// Room in the interpreter's own `/tmp`, in bytes.
 const TMP_BYTES: u64 = 1 << 20;
 /// Most of its complaint that is told, in bytes.
 const MAX_COMPLAINT: u64 = 2048;
+
+/// When an interpreter that sandboxes are forked from is replaced by another one. What was forked from it lives on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turnover {
+    /// After so many sandboxes. A few more may follow while the next one starts.
+    pub forks: u32,
+    /// After this time, when the next sandbox is made.
+    pub life: Duration,
+}
+
+impl Default for Turnover {
+    fn default() -> Self {
+        Turnover { forks: 256, life: Duration::from_secs(600) }
+    }
+}
 
 /// What an interpreter runs, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +73,7 @@ pub(super) struct Zygotes {
     helper: Helper,
     /// The library as a file that nobody can change; `None`: there are no zygotes here.
     library: Option<OwnedFd>,
+    turnover: Turnover,
     state: Mutex<State>,
 }
 
@@ -89,9 +101,9 @@ pub(super) fn is_built() -> bool {
 
 impl Zygotes {
     /// Starts none yet. `wanted`: whether there are to be any.
-    pub fn new(helper: Helper, wanted: bool) -> io::Result<Zygotes> {
+    pub fn new(helper: Helper, wanted: bool, turnover: Turnover) -> io::Result<Zygotes> {
         let library = (wanted && is_built()).then(sealed_library).transpose()?;
-        Ok(Zygotes { helper, library, state: Mutex::default() })
+        Ok(Zygotes { helper, library, turnover, state: Mutex::default() })
     }
 
     /// The one for a model, started if there is none. `None` if there cannot be one now.
@@ -144,7 +156,8 @@ impl Zygotes {
         let library = self.library.as_ref()?;
         let mut state = self.state();
         let serving = state.serving.iter_mut().find(|serving| serving.model == *model)?;
-        if serving.has_successor || (serving.forks < MOST && serving.since.elapsed() < LIFE) {
+        let Turnover { forks, life } = self.turnover;
+        if serving.has_successor || (serving.forks < forks && serving.since.elapsed() < life) {
             return None;
         }
         serving.has_successor = true;

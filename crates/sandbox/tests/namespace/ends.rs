@@ -10,7 +10,9 @@ use sandbox::{Backend, CreateError, Exit, Sandbox, SpawnError};
 use tokio::task::JoinSet;
 
 use crate::MODE;
-use crate::support::{Rig, eventually, maker, options, process, processes_of, rig, rig_with, sh, spawn, spec, uid_of};
+use crate::support::{
+    Rig, eventually, maker, options, process, processes_of, rig, rig_with, sandbox_of, sh, spawn, spec, uid_of,
+};
 
 /// Control groups of the process with this number, wherever they are mounted.
 pub fn groups_of(pid: u32) -> Vec<PathBuf> {
@@ -165,7 +167,7 @@ async fn server_that_will_be_killed() {
     let backend = Namespace::start(options).unwrap();
     let mut sandboxes = Vec::new();
     for id in ["running", "frozen"] {
-        let sandbox = backend.create(spec(id)).await.unwrap();
+        let sandbox = sandbox_of(&backend, spec(id)).await;
         let uid = uid_of(&*sandbox).await;
         spawn(&*sandbox, "echo ready; while :; do :; done").await.wait_for("ready\n").await;
         for group in groups_of(processes_of(uid)[0]) {
@@ -175,7 +177,7 @@ async fn server_that_will_be_killed() {
         sandboxes.push(sandbox);
     }
     sandboxes[1].freeze().unwrap();
-    println!("supervisor {}", backend.supervisor_pid().unwrap());
+    println!("supervisor {}", maker(&backend));
     println!("end");
     std::future::pending::<()>().await;
 }

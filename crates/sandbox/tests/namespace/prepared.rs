@@ -15,16 +15,16 @@ const AHEAD: PrestartMode = match MODE {
     mode => mode,
 };
 
-fn rig() -> Option<Rig> {
+pub fn rig() -> Option<Rig> {
     rig_with(|options| options.prestart = AHEAD)
 }
 
-fn waiting_spec(id: &str) -> SandboxSpec {
+pub fn waiting_spec(id: &str) -> SandboxSpec {
     SandboxSpec { prestart: Some(Prestart { process: waiter(), clonable: true }), ..spec(id) }
 }
 
 /// Runs a program in the process that waits.
-fn handed(program: &str) -> ProcessSpec {
+pub fn handed(program: &str) -> ProcessSpec {
     let argv = serde_json::to_string(&["/usr/bin/python3", "-c", program]).unwrap();
     let mut spec = process(&[]);
     spec.argv = waiter().argv;
@@ -32,7 +32,7 @@ fn handed(program: &str) -> ProcessSpec {
     spec
 }
 
-async fn prepared(rig: &Rig, spec: &SandboxSpec) {
+pub async fn prepared(rig: &Rig, spec: &SandboxSpec) {
     rig.backend.prepare(spec).await.unwrap();
     eventually("a sandbox is prepared", || rig.backend.prepared() > 0).await;
 }
@@ -286,7 +286,7 @@ async fn a_dead_supervisor_takes_what_waited_with_it_and_nobody_gets_it() {
 }
 
 /// The host's numbers of a process' children.
-fn children(pid: u32) -> Vec<u32> {
+pub fn children(pid: u32) -> Vec<u32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_whitespace().map(|number| number.parse().unwrap()).collect()
 }

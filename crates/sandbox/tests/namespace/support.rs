@@ -47,17 +47,8 @@ impl Rig {
         self.sandbox_of(spec(id)).await
     }
 
-    /// In the tests of a mode that starts processes ahead, one that was prepared.
-    pub async fn sandbox_of(&self, mut spec: SandboxSpec) -> Box<dyn Sandbox> {
-        if MODE != PrestartMode::Off {
-            spec.prestart = Some(Prestart { process: waiter(), clonable: true });
-            self.backend.prepare(&spec).await.unwrap();
-            // Where it is to be a fork, one of an interpreter that is there: else each is started on its own.
-            let forks = MODE == PrestartMode::Zygote;
-            let is_prepared = || self.backend.prepared() > 0 && forks != self.backend.zygote_pids().is_empty();
-            eventually("a sandbox is prepared", is_prepared).await;
-        }
-        self.backend.create(spec).await.unwrap()
+    pub async fn sandbox_of(&self, spec: SandboxSpec) -> Box<dyn Sandbox> {
+        sandbox_of(&self.backend, spec).await
     }
 
     /// Ends a sandbox and the backend.
@@ -65,6 +56,19 @@ impl Rig {
         sandbox.destroy().await;
         self.backend.shutdown().await;
     }
+}
+
+/// A sandbox; in the tests of a mode that starts processes ahead, one that was prepared.
+pub async fn sandbox_of(backend: &Namespace, mut spec: SandboxSpec) -> Box<dyn Sandbox> {
+    if MODE != PrestartMode::Off {
+        spec.prestart = Some(Prestart { process: waiter(), clonable: true });
+        backend.prepare(&spec).await.unwrap();
+        // Where it is to be a fork, one of an interpreter that is there: else each is started on its own.
+        let forks = MODE == PrestartMode::Zygote;
+        let is_prepared = || backend.prepared() > 0 && forks != backend.zygote_pids().is_empty();
+        eventually("a sandbox is prepared", is_prepared).await;
+    }
+    backend.create(spec).await.unwrap()
 }
 
 /// Nothing kept ready and no network unless a test is about that: tests run many at a time.

@@ -5,6 +5,7 @@
 
 #[path = "../namespace/ends.rs"]
 mod ends;
+mod forks;
 #[path = "../namespace/isolation.rs"]
 mod isolation;
 #[path = "../namespace/limits.rs"]
