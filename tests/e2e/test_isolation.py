@@ -4,6 +4,8 @@ import errno
 import subprocess
 import threading
 
+import pytest
+
 from server import eventually
 
 PROBE = """
@@ -205,3 +207,19 @@ def test_mounting_and_new_namespaces_are_refused(firelet):
         pytest.skip("the system call numbers are x86-64's")
     for name, (result, number) in function().items():
         assert result == -1 and number in (errno.EPERM, errno.ENOSYS), f"{name}: {result} {number}"
+
+
+@pytest.mark.parametrize("prestart, forked", [("zygote", True), ("exec", False), ("off", False)])
+def test_python_waits_as_a_fork_or_is_started_on_its_own(start_firelet, root, prestart, forked):
+    server = start_firelet("--isolation", "namespace", "--prestart", prestart)
+    look = "def handler(event, context): return 'FIRELET_ZYGOTE' in open('/proc/self/environ').read()\n"
+    for _ in range(3):
+        # The first may come before anything is prepared.
+        eventually(lambda: server.deploy(look)() == forked, what=f"a function that {'is' if forked else 'is not'} a fork")
+    settled = [server.deploy(look)() for _ in range(3)]
+    assert settled == [forked] * 3
+
+
+def test_an_unknown_way_to_start_runtimes_is_refused(firelet):
+    done = firelet.firelet("serve", "--prestart", "fork")
+    assert done.returncode == 2 and "possible values: zygote, exec, off" in done.stderr

@@ -307,6 +307,11 @@ impl Namespace {
     }
 }
 
+/// Whether this build has what [`PrestartMode::Zygote`] takes: the library that interpreters load.
+pub fn can_fork_interpreters() -> bool {
+    zygotes::is_built()
+}
+
 impl Backend for Namespace {
     fn name(&self) -> &'static str {
         "namespace"

@@ -144,6 +144,7 @@ fn work() -> Result<Option<()>, ZygoteError> {
     }
     let (before, after) = (function(c"PyOS_BeforeFork")?, function(c"PyOS_AfterFork_Child")?);
     let title = Title::of_this_process()?;
+    title.show(b"firelet\0sandbox-zygote\0");
     rustix::thread::set_name(c"firelet-zygote").map_err(io::Error::from)?;
     // SAFETY: a function of no arguments and no result (Python's C interface, 3.7 and later); this thread has the interpreter's
     // lock, since it runs the initialization of a module. Called once although there will be many forks: here, the interpreter

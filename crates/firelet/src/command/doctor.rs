@@ -129,11 +129,13 @@ fn findings(facts: &HostFacts, catalog: &Catalog) -> Vec<Finding> {
         finding(
             "cold starts",
             facts.administrator,
-            yes(
-                facts.administrator,
-                "from sandboxes that are prepared, with their runtime started",
-                "from the beginning each: sandboxes are prepared as root only",
-            ),
+            match (facts.administrator, sandbox::namespace::can_fork_interpreters()) {
+                (true, true) => {
+                    "from sandboxes that are prepared, with Python forked and other runtimes started".to_owned()
+                }
+                (true, false) => "from sandboxes that are prepared, with their runtime started".to_owned(),
+                (false, _) => "from the beginning each: sandboxes are prepared as root only".to_owned(),
+            },
         ),
         finding("/tmp", disks, yes(disks, "disks of their own size", "tmpfs, counted against the function's memory")),
         finding("KVM", kvm_usable, kvm),

@@ -9,6 +9,7 @@
 //! What one is made of is its [`Kind`], and all that a function adds comes when it is assigned. No sandbox is ever given to
 //! a second function.
 
+use std::io;
 use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use crate::{CreateError, Prestart, ProcessSpec, RootFs, SandboxSpec};
 const LIMITS: Limits = Limits { memory_bytes: 512 << 20, cpu_millis: 4_000, max_tasks: 0 };
 /// `/tmp` of functions that do not say, in bytes.
 const USUAL_TMP: u64 = 512 << 20;
+/// How long an interpreter may take to make a sandbox, from its own start on.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a kind that could not be made rests.
 const REST: Duration = Duration::from_secs(60);
 
@@ -177,7 +180,17 @@ fn renew(host: &Arc<Host>, kind: &Kind, model: Model) {
     });
 }
 
+/// From an interpreter that has to start first, it takes no longer than a program may until it waits.
 async fn make_from(host: &Arc<Host>, kind: &Kind, zygote: Option<&Arc<Zygote>>) -> Result<Prepared, CreateError> {
+    let making = make_one(host, kind, zygote);
+    if zygote.is_none() {
+        return making.await;
+    }
+    let slow = |_| failed("fork an interpreter", io::Error::from(io::ErrorKind::TimedOut));
+    tokio::time::timeout(PATIENCE, making).await.map_err(slow)?
+}
+
+async fn make_one(host: &Arc<Host>, kind: &Kind, zygote: Option<&Arc<Zygote>>) -> Result<Prepared, CreateError> {
     let started = Instant::now();
     let limits = Limits { max_tasks: kind.max_tasks, ..LIMITS };
     let (shell, network, disk) = tokio::join!(

@@ -29,7 +29,7 @@ use crate::{ProcessSpec, RootFs};
 static LIBRARY: &[u8] = include_bytes!(env!("SUPERVISOR_LIBRARY"));
 
 /// How long none is started for a program with which it failed.
-const REST: Duration = Duration::from_secs(60);
+const REST: Duration = Duration::from_secs(600);
 /// Room in the interpreter's own `/tmp`, in bytes.
 const TMP_BYTES: u64 = 1 << 20;
 /// Most of its complaint that is told, in bytes.
@@ -147,6 +147,8 @@ impl Zygotes {
         let mut state = self.state();
         state.serving.retain(|serving| !Arc::ptr_eq(&serving.zygote, zygote));
         if !zygote.proven.load(Relaxed) {
+            // It may hang, and would not hear that it is to end.
+            zygote.kill();
             state.failed.push((model.clone(), Instant::now() + REST));
         }
     }
@@ -250,6 +252,13 @@ impl Zygote {
 
     fn pid(&self) -> Option<u32> {
         self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Child::id)
+    }
+
+    fn kill(&self) {
+        if let Some(child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            // An error means that it has ended.
+            let _ = child.kill();
+        }
     }
 
     fn end(&self) -> Option<Child> {

@@ -88,6 +88,7 @@ async fn nothing_of_the_interpreter_is_in_reach() {
     let spec = waiting_spec("before");
     prepared(&rig, &spec).await;
     let zygote = rig.backend.zygote_pids()[0];
+    assert_eq!(std::fs::read(format!("/proc/{zygote}/comm")).unwrap(), b"firelet-zygote\n");
     // The second one, which might find something of the first.
     let before = rig.backend.create(spec).await.unwrap();
     prepared(&rig, &waiting_spec("apart")).await;
