@@ -38,7 +38,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 1,024 connections with up to 46 MiB; ten seconds to accept, because a guest under emulation is slow.
+    /// 1,024 connections with up to 46 MiB; a minute to accept, because a guest that shares an emulated processor with nine others takes ten seconds and more.
     fn default() -> Self {
         Self {
             connections: 1024,
@@ -47,7 +47,7 @@ impl Default for Limits {
             buffers: 64,
             small_buffer: 32 << 10,
             refusals: 128,
-            accept: Duration::from_secs(10),
+            accept: Duration::from_secs(60),
             linger: Duration::from_secs(2),
         }
     }
