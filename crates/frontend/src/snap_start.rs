@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use control_plane::record::{FunctionVersion, State, VersionId};
 use control_plane::{Failure, FailureCode, InitFailure, Work};
-use worker::{SnapshotFailure, SnapshotName};
+use worker::SnapshotFailure;
 
 use crate::app::App;
 use crate::specs::snapshot_name;
@@ -64,8 +64,8 @@ impl App {
         let versions = functions.iter().flat_map(|function| function.versions.values());
         let named: Vec<_> =
             versions.filter_map(|version| Some((snapshot_name(version)?, Arc::clone(version)))).collect();
-        let names: Vec<SnapshotName> = named.iter().map(|(name, _)| name.clone()).collect();
-        let kept = self.workers.worker().retain_snapshots(&names).await;
+        let specs: Vec<_> = named.iter().filter_map(|(_, version)| self.specs.draft(version).ok()).collect();
+        let kept = self.workers.worker().retain_snapshots(&specs).await;
         let active = named.into_iter().filter(|(_, version)| version.state == State::Active);
         for (name, version) in active {
             let optimized = if kept.contains(&name) {

@@ -24,7 +24,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::snapshot::{KeepError, Kept, Restored, Snapshot, SnapshotError};
+pub use self::snapshot::{KeepError, Kept, Restored, Saved, Snapshot, SnapshotError};
 pub use supervisor::Exit;
 
 /// Does the work of a sandbox's process and exits, if this process was started for that; returns otherwise. Every program
@@ -244,8 +244,8 @@ pub trait Backend: Send + Sync {
         Box::pin(async { Ok(()) })
     }
 
-    /// The names of all that was saved.
-    fn saved_snapshots<'a>(&'a self) -> BoxFuture<'a, Result<Vec<String>, KeepError>> {
+    /// The names of all that was saved, with their notes, without the snapshots themselves.
+    fn saved_snapshots<'a>(&'a self) -> BoxFuture<'a, Result<Vec<Saved>, KeepError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 

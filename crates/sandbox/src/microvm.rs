@@ -43,7 +43,7 @@ use crate::create::failed;
 use crate::host::Loss;
 use crate::net::{NetError, NetOptions, NetworkMode, Networks, TapSlot};
 use crate::tmp_disk::{TmpDiskError, TmpImages};
-use crate::{Backend, BoxFuture, CreateError, KeepError, Kept, Prestarts, Sandbox, SandboxSpec};
+use crate::{Backend, BoxFuture, CreateError, KeepError, Kept, Prestarts, Sandbox, SandboxSpec, Saved};
 
 /// What the VMM takes beside the machine's memory, in bytes: its own memory, the kernel's tables, sockets.
 const VMM_BYTES: u64 = 64 << 20;
@@ -264,8 +264,8 @@ impl Backend for MicroVms {
         self.blocking(name, |host, name| keep::delete(host, name))
     }
 
-    fn saved_snapshots<'a>(&'a self) -> BoxFuture<'a, Result<Vec<String>, KeepError>> {
-        self.blocking("", |host, _| keep::names(host))
+    fn saved_snapshots<'a>(&'a self) -> BoxFuture<'a, Result<Vec<Saved>, KeepError>> {
+        self.blocking("", |host, _| keep::list(host))
     }
 
     fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()> {

@@ -35,6 +35,15 @@ pub struct Kept {
     pub note: Vec<u8>,
 }
 
+/// A snapshot on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// Its name.
+    pub name: String,
+    /// The note that it was saved with; `None` where that cannot be read or is of another host: the snapshot is of no use.
+    pub note: Option<Vec<u8>>,
+}
+
 /// Why a snapshot could not be kept, or what was kept is of no use.
 #[derive(Debug, thiserror::Error)]
 #[error("snapshot {name}: {step}")]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Barrier, Semaphore};
 use tokio::time::timeout;
 use worker::testing::{Exit, Host, PATIENCE, Process, eventually, request};
-use worker::{EnvironmentSpec, InvokeReply};
+use worker::{EnvironmentSpec, InvokeReply, SnapshotName};
 use worker_manager::{Concurrency, InvokeError, Options, ThrottleReason, WorkerManager};
 
 /// Initializations may take as long as they like on a slow machine.
@@ -554,5 +554,61 @@ async fn figures_tell_what_is_there_and_what_has_happened() {
     }
     assert_eq!(manager.figures().functions[0].counts.peak, 2, "since the last look");
     assert_eq!(manager.figures().functions[0].counts.peak, 0);
+    shut_down(&host, &manager).await;
+}
+
+/// The first version of a function with SnapStart.
+fn snap_start(host: &Host, name: &str) -> Arc<EnvironmentSpec> {
+    let snap_start = Some(SnapshotName::new(format!("{name}-1")));
+    Arc::new(EnvironmentSpec { version: "1".to_owned(), snap_start, ..host.spec(name) })
+}
+
+fn host_with_snapshots<F>(script: impl Fn(Process) -> F + Send + Sync + 'static) -> Host
+where
+    F: Future<Output = std::io::Result<Exit>> + Send + 'static,
+{
+    let freeze_delay = Duration::from_millis(1);
+    let options = worker::Options { freeze_delay, provisioned_init_timeout: PATIENCE, ..worker::Options::default() };
+    Host::with_snapshots(options, script)
+}
+
+#[tokio::test]
+async fn environments_out_of_a_snapshot_that_end_are_followed_by_others_and_nothing_is_lost() {
+    let host = host_with_snapshots(|mut process: Process| async move {
+        process.restore_next().await?;
+        let given = process.next().await?;
+        if given.payload == "1" {
+            return Ok(Exit::Code(3));
+        }
+        process.respond(&given.request_id, &given.payload).await?;
+        process.echo().await
+    });
+    let manager = manager(&host, Options { max_environments: 2, overlap: 0, ..Options::default() });
+    let spec = snap_start(&host, "f");
+    assert_eq!(host.worker.take_snapshot(&spec).await, Ok(true));
+    for _ in 0..5 {
+        let answer = invoke(&manager, &spec, "1").await.unwrap();
+        assert!(answer.contains("exit status 3"), "{answer}");
+    }
+    assert_eq!(invoke(&manager, &spec, "2").await, Ok("2".to_owned()));
+    assert_eq!(invoke(&manager, &spec, "1").await, Ok("1".to_owned()));
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_snapshot_is_told_apart_and_not_counted() {
+    let host = host_with_snapshots(|mut process: Process| async move {
+        process.restore_next().await?;
+        process.restore_error("Runtime.AfterRestoreError", r#"{"errorMessage":"no database"}"#).await?;
+        process.hang().await
+    });
+    let manager = manager(&host, Options::default());
+    let (kept, unkept) = (snap_start(&host, "f"), snap_start(&host, "g"));
+    assert_eq!(host.worker.take_snapshot(&kept).await, Ok(true));
+    let failed = invoke(&manager, &kept, "1").await.unwrap_err();
+    assert!(matches!(&failed, InvokeError::Restore(_)), "{failed}");
+    assert_eq!(failed.to_string(), "Runtime.AfterRestoreError: no database");
+    assert_eq!(invoke(&manager, &unkept, "1").await, Err(InvokeError::SnapshotNotReady));
+    eventually("it is made meanwhile", || host.backend.saved().names() == ["f-1", "g-1"]).await;
     shut_down(&host, &manager).await;
 }

@@ -295,22 +295,15 @@ impl Worker {
         snapshots::take(&self.inner, spec).await
     }
 
-    /// Whether the snapshot of a version is there and of use. Has it made again where it is not, in the background.
-    pub async fn check_snapshot(&self, spec: &Arc<EnvironmentSpec>) -> bool {
-        match &spec.snap_start {
-            Some(name) if self.has_snapshots() => snapshots::find(&self.inner, spec, name).await.is_ok(),
-            Some(_) | None => false,
-        }
-    }
-
     /// Forgets the snapshot of a version that is no more. Environments that went on from it are not touched.
     pub async fn forget_snapshot(&self, name: &SnapshotName) {
         snapshots::forget(&self.inner, name).await;
     }
 
-    /// Deletes every kept snapshot but these, of versions that went while nobody was there to tell. Answers which there are.
-    pub async fn retain_snapshots(&self, names: &[SnapshotName]) -> Vec<SnapshotName> {
-        snapshots::retain(&self.inner, names).await
+    /// Deletes every kept snapshot but those of these versions: of versions that went while nobody was there to tell, and
+    /// what is of no use on this host any more. Answers which there are.
+    pub async fn retain_snapshots(&self, specs: &[Arc<EnvironmentSpec>]) -> Vec<SnapshotName> {
+        snapshots::retain(&self.inner, specs).await
     }
 
     /// The live environments.

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sandbox::{KeepError, Kept, ProcessId, Snapshot, SnapshotError};
+use sandbox::{KeepError, Kept, ProcessId, Saved, Snapshot, SnapshotError};
 use serde::{Deserialize, Serialize};
 use telemetry::lines::InitType;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -268,24 +268,23 @@ pub(crate) async fn find(
 async fn load(host: &Arc<Inner>, spec: &Arc<EnvironmentSpec>, name: &SnapshotName) -> Option<Arc<FunctionSnapshot>> {
     let loaded = match host.backend.load_snapshot(name.as_str()).await {
         Ok(None) => return None,
-        Ok(Some(kept)) => fit(host, spec, kept).await,
+        Ok(Some(Kept { snapshot, note })) => {
+            fit(host, spec, &note).await.map(|about| FunctionSnapshot { snapshot, about })
+        }
         Err(error) => Err(chain(&error)),
     };
     match loaded {
         Ok(loaded) => Some(Arc::new(loaded)),
         Err(reason) => {
-            let (function, version) = (&spec.function_name, &spec.version);
-            tracing::warn!(function, version, reason, "a snapshot is of no use and is made again");
-            delete(host, name).await;
+            discard(host, spec, name, &reason).await;
             None
         }
     }
 }
 
-/// Whether a kept snapshot is of the runtime that there is now.
-async fn fit(host: &Arc<Inner>, spec: &EnvironmentSpec, kept: Kept) -> Result<FunctionSnapshot, String> {
-    let about: About =
-        serde_json::from_slice(&kept.note).map_err(|error| format!("its note cannot be read: {error}"))?;
+/// Reads the note of a snapshot, and whether that is of the runtime that there is now.
+async fn fit(host: &Arc<Inner>, spec: &EnvironmentSpec, note: &[u8]) -> Result<About, String> {
+    let about: About = serde_json::from_slice(note).map_err(|error| format!("its note cannot be read: {error}"))?;
     let resolved = host.resolve(&spec.runtime).await.map_err(|error| error.to_string())?;
     if resolved.runtime_version != about.runtime_version {
         return Err(format!("it is of {}, and the runtime is {} now", about.runtime_version, resolved.runtime_version));
@@ -294,7 +293,7 @@ async fn fit(host: &Arc<Inner>, spec: &EnvironmentSpec, kept: Kept) -> Result<Fu
     if root != about.root {
         return Err("it is of another root file system than there is now".to_owned());
     }
-    Ok(FunctionSnapshot { snapshot: kept.snapshot, about })
+    Ok(about)
 }
 
 /// Forgets the snapshot of a version that is no more.
@@ -305,8 +304,8 @@ pub(crate) async fn forget(host: &Arc<Inner>, name: &SnapshotName) {
     delete(host, name).await;
 }
 
-/// Forgets all that is on the disk but these.
-pub(crate) async fn retain(host: &Arc<Inner>, names: &[SnapshotName]) -> Vec<SnapshotName> {
+/// Forgets all that is on the disk but the snapshots of these versions; answers which of them are there and of use.
+pub(crate) async fn retain(host: &Arc<Inner>, specs: &[Arc<EnvironmentSpec>]) -> Vec<SnapshotName> {
     let saved = match host.backend.saved_snapshots().await {
         Ok(saved) => saved,
         Err(error) => {
@@ -314,13 +313,31 @@ pub(crate) async fn retain(host: &Arc<Inner>, names: &[SnapshotName]) -> Vec<Sna
             return Vec::new();
         }
     };
-    let (kept, gone): (Vec<_>, Vec<_>) =
-        saved.into_iter().map(SnapshotName::new).partition(|name| names.contains(name));
-    for name in gone {
-        tracing::info!(snapshot = name.as_str(), "deleting the snapshot of a version that is no more");
-        delete(host, &name).await;
+    let mut kept = Vec::new();
+    for Saved { name, note } in saved {
+        let name = SnapshotName::new(name);
+        let Some(spec) = specs.iter().find(|spec| spec.snap_start.as_ref() == Some(&name)) else {
+            tracing::info!(snapshot = name.as_str(), "deleting the snapshot of a version that is no more");
+            delete(host, &name).await;
+            continue;
+        };
+        let fits = match note {
+            Some(note) => fit(host, spec, &note).await.map(drop),
+            None => Err("it is damaged, or was made on another host".to_owned()),
+        };
+        match fits {
+            Ok(()) => kept.push(name),
+            Err(reason) => discard(host, spec, &name, &reason).await,
+        }
     }
     kept
+}
+
+/// Deletes what is going to be made again.
+async fn discard(host: &Arc<Inner>, spec: &EnvironmentSpec, name: &SnapshotName, reason: &str) {
+    let (function, version) = (&spec.function_name, &spec.version);
+    tracing::warn!(function, version, reason, "a snapshot is of no use and is made again");
+    delete(host, name).await;
 }
 
 async fn delete(host: &Arc<Inner>, name: &SnapshotName) {

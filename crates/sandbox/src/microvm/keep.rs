@@ -24,7 +24,7 @@ use super::make::Images;
 use super::size::Size;
 use super::snapshot::Stopped;
 use crate::tmp_disk::copy_data;
-use crate::{KeepError, Kept, ProcessId};
+use crate::{KeepError, Kept, ProcessId, Saved};
 
 const PREFIX: &str = "function-";
 const TMP: &str = "-tmp";
@@ -57,6 +57,19 @@ enum Unfit {
     Kit,
     #[error("it was made {}", if *.0 { "with a network" } else { "without a network" })]
     Network(bool),
+}
+
+impl Record {
+    /// Whether it was made of what there is here.
+    fn check(&self, host: &Host) -> Result<(), Unfit> {
+        if self.kit != *host.kit_digest.to_hex() {
+            return Err(Unfit::Kit);
+        }
+        if self.has_network != host.has_network() {
+            return Err(Unfit::Network(self.has_network));
+        }
+        Ok(())
+    }
 }
 
 impl Stopped {
@@ -103,18 +116,10 @@ pub(super) fn load(host: &Arc<Host>, name: &str) -> Result<Option<Kept>, KeepErr
         return Ok(None);
     };
     let record: Record = serde_json::from_slice(rest.state()).map_err(failing.at("read what belongs to it"))?;
-    let unfit = if record.machine != machine.identity().to_string() {
-        Some(Unfit::Halves)
-    } else if record.kit != *host.kit_digest.to_hex() {
-        Some(Unfit::Kit)
-    } else if record.has_network != host.has_network() {
-        Some(Unfit::Network(record.has_network))
-    } else {
-        None
-    };
-    if let Some(unfit) = unfit {
-        return Err(failing.at("use it")(unfit));
+    if record.machine != machine.identity().to_string() {
+        return Err(failing.at("use it")(Unfit::Halves));
     }
+    record.check(host).map_err(failing.at("use it"))?;
     let image = File::from(rest.memory().try_clone_to_owned().map_err(failing.at("read its /tmp"))?);
     let tmp = host.tmp.of_data(&image).map_err(failing.at("make its /tmp"))?;
     let size = Size { vcpus: record.vcpus, memory_mib: record.memory_mib };
@@ -138,14 +143,21 @@ pub(super) fn delete(host: &Host, name: &str) -> Result<(), KeepError> {
     memory.and(tmp).map(drop).map_err(Failing(name).at("delete it"))
 }
 
-/// The names of what is there. Blocks.
-pub(super) fn names(host: &Host) -> Result<Vec<String>, KeepError> {
-    let stored = host.bases.store().list().map_err(Failing("of all names").at("list them"))?;
+/// What is there. Reads what belongs to the machines, not these. Blocks.
+pub(super) fn list(host: &Host) -> Result<Vec<Saved>, KeepError> {
+    let store = host.bases.store();
+    let stored = store.list().map_err(Failing("of all names").at("list them"))?;
     let names = stored.iter().filter_map(|stored| stored.name.strip_prefix(PREFIX));
     let mut names: Vec<String> = names.map(|name| name.strip_suffix(TMP).unwrap_or(name).to_owned()).collect();
     names.sort_unstable();
     names.dedup();
-    Ok(names)
+    let whole = |name: &str| stored.iter().any(|stored| stored.name == machine_name(name));
+    let note = |name: &str| {
+        let rest = found(store, &tmp_name(name)).ok().flatten().filter(|_| whole(name))?;
+        let record: Record = serde_json::from_slice(rest.state()).ok()?;
+        record.check(host).is_ok().then_some(record.note)
+    };
+    Ok(names.into_iter().map(|name| Saved { note: note(&name), name }).collect())
 }
 
 fn machine_name(name: &str) -> String {

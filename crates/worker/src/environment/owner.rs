@@ -398,7 +398,8 @@ impl Owner {
             }
             Action::NotifyReady { initialized } => {
                 self.launched.sandbox.set_cpu(cpu_millis(self.spec.memory_mb));
-                if initialized {
+                // An initialization for a snapshot serves nobody.
+                if initialized && !self.keeping.is_for_keeping(self.initialization_type) {
                     let init_us = micros(self.init_began.elapsed());
                     let memory = self.launched.sandbox.usage().await.memory_bytes;
                     let timing = crate::host::ColdStart { init_us, ..self.launched.timing };

@@ -205,8 +205,8 @@ impl Backend for Memory {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn saved_snapshots<'a>(&'a self) -> BoxFuture<'a, Result<Vec<String>, KeepError>> {
-        Box::pin(std::future::ready(Ok(self.saved().names())))
+    fn saved_snapshots<'a>(&'a self) -> BoxFuture<'a, Result<Vec<sandbox::Saved>, KeepError>> {
+        Box::pin(std::future::ready(Ok(self.saved().list())))
     }
 
     fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()> {

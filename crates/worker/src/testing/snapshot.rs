@@ -82,6 +82,20 @@ impl Saved {
         self.damaged.store(true, Ordering::SeqCst);
     }
 
+    /// What is saved now is of another interpreter.
+    pub fn age(&self) {
+        for (_, note) in self.lock().values_mut() {
+            *note = String::from_utf8_lossy(note).replace("provided:", "provided:before.").into_bytes();
+        }
+    }
+
+    pub(super) fn list(&self) -> Vec<sandbox::Saved> {
+        let damaged = self.damaged.load(Ordering::SeqCst);
+        let all = self.lock();
+        let saved = all.iter().map(|(name, (_, note))| (name.clone(), Some(note.clone()).filter(|_| !damaged)));
+        saved.map(|(name, note)| sandbox::Saved { name, note }).collect()
+    }
+
     pub(super) fn load(&self, name: &str) -> Result<Option<Kept>, KeepError> {
         if self.damaged.load(Ordering::SeqCst) && self.lock().contains_key(name) {
             let source = std::io::ErrorKind::InvalidData.into();

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use telemetry::lines::InitType;
 use tokio::sync::oneshot;
 
 use super::Owner;
@@ -18,11 +19,18 @@ pub(super) struct Keeping {
     pub(super) hooks: bool,
     /// Who waits for the snapshot.
     pub(super) reply: Option<oneshot::Sender<Taken>>,
+    /// Whether it comes out of one.
+    revived: bool,
     /// Whether it is initialized, or why not.
     outcome: Option<Result<(), Failure>>,
 }
 
 impl Keeping {
+    /// Whether the environment is initialized to become a snapshot.
+    pub(super) fn is_for_keeping(&self, initialization_type: InitType) -> bool {
+        initialization_type == InitType::SnapStart && !self.revived
+    }
+
     /// Remembers how the initialization ended: the first word counts, what follows comes of it.
     pub(super) fn take_note_of(&mut self, event: &Event) {
         if self.outcome.is_some() {
@@ -48,6 +56,7 @@ impl Owner {
     pub(super) fn revive(&mut self, revived: Revived) -> Result<Event, StartError> {
         let Revived { began, hooks, processes } = revived;
         self.keeping.hooks = hooks;
+        self.keeping.revived = true;
         for (extension, process) in processes {
             self.adopt(extension, process).map_err(|error| {
                 StartError::Sandbox(format!("the output of a restored process cannot be read: {error}"))

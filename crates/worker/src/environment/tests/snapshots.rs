@@ -66,6 +66,7 @@ async fn a_version_is_initialized_once_and_its_environments_go_on_from_there() {
         observed.retire(&host).await;
     }
     assert_eq!(initialized.load(Ordering::SeqCst), 1);
+    assert_eq!(host.worker.cold_starts().len(), 2, "those of invocations");
     assert_ne!(seen[0], seen[1], "each environment has credentials of its own");
 
     let streams = host.streams("f").await;
@@ -221,7 +222,6 @@ async fn what_is_kept_outlives_the_server_and_is_made_again_where_it_is_of_no_us
     let spec = versioned(&host, "f");
     assert_eq!(published(&host, &spec).await, Ok(true));
     host.restart();
-    assert!(host.worker.check_snapshot(&Arc::new(spec.clone())).await);
     Observed::ready(&host, spec.clone()).await.retire(&host).await;
     assert_eq!(initialized.load(Ordering::SeqCst), 1);
 
@@ -240,6 +240,18 @@ async fn what_is_kept_outlives_the_server_and_is_made_again_where_it_is_of_no_us
         }
     }
     assert_eq!(initialized.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_snapshot_of_another_interpreter_is_made_again() {
+    let (mut host, initialized) = host_with_hooks();
+    let spec = versioned(&host, "f");
+    assert_eq!(published(&host, &spec).await, Ok(true));
+    host.restart();
+    host.backend.saved().age();
+    let mut observed = Observed::start(&host, spec.clone());
+    assert_eq!(observed.notice().await, Notice::Gone { error: Some(StartError::SnapshotNotReady) });
+    eventually("it is initialized again", || initialized.load(Ordering::SeqCst) == 2).await;
 }
 
 #[tokio::test]
@@ -273,8 +285,12 @@ async fn a_snapshot_that_cannot_be_made_again_says_so_and_is_tried_once_more() {
     }
     assert!(lost.as_ref().unwrap().contains("exit status 9"), "{lost:?}");
     // Whoever was told so has it made again.
-    while !host.worker.check_snapshot(&Arc::new(spec.clone())).await {
-        tokio::task::yield_now().await;
+    loop {
+        let mut observed = Observed::start(&host, spec.clone());
+        match observed.notice().await {
+            Notice::Ready { initialized: true } => break observed.retire(&host).await,
+            notice => assert_eq!(notice, Notice::Gone { error: Some(StartError::SnapshotNotReady) }),
+        }
     }
 }
 
@@ -287,9 +303,18 @@ async fn a_version_that_is_no_more_leaves_nothing() {
     assert_eq!(host.backend.saved().names(), ["f-1", "g-1", "h-1"]);
     host.worker.forget_snapshot(&SnapshotName::new("f-1".to_owned())).await;
     assert_eq!(host.backend.saved().names(), ["g-1", "h-1"]);
-    let kept = host.worker.retain_snapshots(&["h-1", "i-1"].map(|name| SnapshotName::new(name.to_owned()))).await;
+    let specs = ["h", "i"].map(|name| Arc::new(versioned(&host, name)));
+    let kept = host.worker.retain_snapshots(&specs).await;
     assert_eq!(kept, [SnapshotName::new("h-1".to_owned())]);
     assert_eq!(host.backend.saved().names(), ["h-1"]);
+    // Nor is one of use that was made of another interpreter than there is now, or that is damaged.
+    host.backend.saved().age();
+    assert_eq!(host.worker.retain_snapshots(&specs).await, []);
+    assert_eq!(host.backend.saved().names(), Vec::<String>::new());
+    assert_eq!(published(&host, &specs[0]).await, Ok(true));
+    host.backend.saved().damage();
+    assert_eq!(host.worker.retain_snapshots(&specs).await, []);
+    assert_eq!(host.backend.saved().names(), Vec::<String>::new());
     nothing_left(&host).await;
 }
 
