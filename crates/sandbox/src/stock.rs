@@ -146,6 +146,11 @@ impl<K: Clone + PartialEq, T> Stock<K, T> {
         given_up
     }
 
+    /// The kinds for which there is a demand.
+    pub fn kinds(&self) -> impl Iterator<Item = &K> {
+        self.kinds.iter().map(|kind| &kind.key)
+    }
+
     /// How many things are ready.
     pub fn len(&self) -> usize {
         self.kinds.iter().map(|kind| kind.ready.len()).sum()

@@ -256,10 +256,12 @@ pub(super) async fn take(host: &Arc<Host>, spec: &SandboxSpec) -> Option<Namespa
 /// Makes one more if one is wanted, and says whether it did.
 pub(super) async fn restock(host: &Arc<Host>) -> bool {
     let now = Instant::now();
-    let (dead, (wanted, given_up)) = {
+    let (dead, (wanted, given_up), models) = {
         let mut stock = host.stock();
-        (stock.sift(|prepared| prepared.is_waiting()), stock.wanted(now))
+        let (dead, wanted) = (stock.sift(|prepared| prepared.is_waiting()), stock.wanted(now));
+        (dead, wanted, stock.kinds().filter_map(Kind::model).collect::<Vec<_>>())
     };
+    host.zygotes.keep(&models);
     if !dead.is_empty() {
         tracing::warn!(count = dead.len(), "prepared sandboxes have ended and are discarded");
     }

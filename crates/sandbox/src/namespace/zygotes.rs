@@ -184,6 +184,11 @@ impl Zygotes {
         }
     }
 
+    /// Gives up those of other models: nobody has wanted a sandbox of them for long.
+    pub fn keep(&self, models: &[Model]) {
+        self.state().serving.retain(|serving| models.contains(&serving.model));
+    }
+
     /// Process numbers of those that run.
     pub fn pids(&self) -> Vec<u32> {
         let alive = self.state().started.iter().filter_map(Weak::upgrade).collect::<Vec<_>>();

@@ -2,6 +2,7 @@
 //! what remains when there is none.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sandbox::namespace::Turnover;
 use sandbox::{Backend, Exit, Prestart, ProcessSpec, Sandbox, SandboxSpec};
@@ -180,6 +181,17 @@ async fn an_interpreter_is_replaced_after_some_forks_and_ends_with_the_last_of_t
         fresh().await.0.destroy().await;
     }
     rig.backend.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interpreter_that_nobody_wants_any_more_ends() {
+    let Some(rig) = rig_with(|options| options.prepared.patience = Duration::from_millis(500)) else { return };
+    let spec = waiting_spec("wanted");
+    rig.backend.prepare(&spec).await.unwrap();
+    let sandbox = rig.backend.create(spec).await.unwrap();
+    eventually("an interpreter is there", || !rig.backend.zygote_pids().is_empty()).await;
+    eventually("it has ended", || rig.backend.prepared() == 0 && rig.backend.zygote_pids().is_empty()).await;
+    rig.end(sandbox).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
