@@ -60,7 +60,8 @@ pub(crate) type Tells = Vec<(VersionId, Told)>;
 
 impl Version {
     pub(crate) fn new(shared: &Shared, spec: Arc<EnvironmentSpec>, function: &Arc<Function>) -> Arc<Self> {
-        let core = core::Version::new(&shared.core, function, Size::of_memory(spec.memory_mb), 1, Instant::now());
+        let (size, slots) = (Size::of_memory(spec.memory_mb), shared.worker.concurrency(&spec));
+        let core = core::Version::new(&shared.core, function, size, slots, Instant::now());
         let id = core.id();
         let state = State {
             core,

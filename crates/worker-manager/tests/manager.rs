@@ -119,6 +119,46 @@ async fn invocations_at_once_get_an_environment_each() {
 }
 
 #[tokio::test]
+async fn invocations_share_an_environment_where_the_function_asks_for_it() {
+    let together = Arc::new(Barrier::new(4));
+    let host = host(move |process| {
+        let together = Arc::clone(&together);
+        async move {
+            let serve = |mut place: worker::testing::Place| {
+                let together = Arc::clone(&together);
+                async move {
+                    loop {
+                        let given = place.next().await?;
+                        together.wait().await;
+                        place.respond(&given.request_id, &given.payload).await?;
+                    }
+                }
+            };
+            let (one, other) = (serve(process.place()), serve(process.place()));
+            let ended: std::io::Result<Exit> = tokio::select! { ended = one => ended, ended = other => ended };
+            ended
+        }
+    });
+    let manager = manager(&host, Options { patience: PATIENCE, ..Options::default() });
+    let spec = Arc::new(EnvironmentSpec { max_concurrency: 2, ..host.spec("f") });
+    for round in 0..3 {
+        let invoke = |at: usize| {
+            let (manager, spec, id) = (manager.clone(), Arc::clone(&spec), format!("r-{round}-{at}"));
+            tokio::spawn(async move { manager.invoke(&spec, request(&id, &at.to_string())).await })
+        };
+        let all: Vec<_> = (0..4).map(invoke).collect();
+        for (at, one) in all.into_iter().enumerate() {
+            let reply = timeout(PATIENCE, one).await.expect("an answer in time").expect("no panic").unwrap();
+            assert_eq!(reply.payload, at.to_string());
+        }
+    }
+    // As many as are needed, or one for each that came before the first was ready.
+    let created = host.backend.created();
+    assert!((2..=4).contains(&created), "{created}");
+    shut_down(&host, &manager).await;
+}
+
+#[tokio::test]
 async fn after_a_timeout_and_after_a_crash_the_caller_finds_the_same_environment_again() {
     let host = host(|mut process| async move {
         loop {

@@ -280,6 +280,12 @@ impl Worker {
         environment::start(Arc::clone(&self.inner), spec, initialization_type, Box::new(observer))
     }
 
+    /// How many invocations an environment by this specification takes at once: as many as it says, but one in a machine of
+    /// its own, and one where the environments go on from a snapshot.
+    pub fn concurrency(&self, spec: &EnvironmentSpec) -> u32 {
+        self.inner.concurrency(spec)
+    }
+
     /// Whether environments can go on from snapshots on this host.
     pub fn has_snapshots(&self) -> bool {
         self.inner.backend.snapshots()
@@ -336,6 +342,11 @@ impl Worker {
 }
 
 impl Inner {
+    /// See [`Worker::concurrency`].
+    pub(crate) fn concurrency(&self, spec: &EnvironmentSpec) -> u32 {
+        if self.backend.takes_images() || spec.snap_start.is_some() { 1 } else { spec.max_concurrency.max(1) }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Environments> {
         self.environments.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -18,6 +18,13 @@
 //!                        '--- hook failed, exit, 10 s passed ---> Ended
 //! ```
 //!
+//! Where several invocations run at once, the machine knows no single one of them:
+//!
+//! ```text
+//!   Ready --Serve--> Serving --Free--> Ready      exit: fail all, Clearing --> Broken
+//!   Broken --Serve--> Reviving --InitDone--> Serving
+//! ```
+//!
 //! An environment that was restored from a snapshot is not initialized again when its runtime is gone: it ends, and the next
 //! one is restored.
 //!
@@ -113,6 +120,12 @@ enum State {
         frozen: bool,
     },
     Invoking(Invocation),
+    /// There are invocations, which the owner keeps.
+    Serving,
+    /// Initializes again, for those that have come.
+    Reviving {
+        started: Instant,
+    },
     Clearing(AfterClear),
     Broken,
     Ended,
@@ -158,6 +171,11 @@ impl Machine {
         matches!(self.state, State::Ready { .. } | State::Broken)
     }
 
+    /// Whether an invocation may be handed in beside others.
+    pub fn can_serve(&self) -> bool {
+        matches!(self.state, State::Ready { .. } | State::Serving | State::Reviving { .. } | State::Broken)
+    }
+
     /// Takes one event; returns what to do.
     pub fn step(&mut self, event: Event, now: Instant) -> Result<Vec<Action>, IllegalEvent> {
         if event == Event::Shutdown {
@@ -169,6 +187,8 @@ impl Machine {
             State::Restoring { began, released } => self.restoring(began, released, event, now),
             State::Ready { frozen } => self.ready(frozen, event, now),
             State::Invoking(invocation) => self.invoking(invocation, event, now),
+            State::Serving => self.serving(event),
+            State::Reviving { started } => self.reviving(started, event, now),
             State::Clearing(then) => self.clearing(then, event),
             State::Broken => self.broken(event, now),
             State::Ended => Ok(vec![]),
@@ -341,6 +361,12 @@ impl Machine {
                 self.state = State::Invoking(invocation);
                 Ok(actions)
             }
+            Event::Serve => {
+                self.unreported = None;
+                self.state = State::Serving;
+                let thaw = frozen.then_some(Action::Thaw);
+                Ok(thaw.into_iter().chain([Action::Admit]).collect())
+            }
             Event::FreezeDue => {
                 self.state = State::Ready { frozen: true };
                 Ok(if frozen { vec![] } else { vec![Action::Freeze] })
@@ -350,7 +376,7 @@ impl Machine {
                 self.state = State::Clearing(AfterClear::NobodyWaits);
                 Ok(vec![Action::Clear { timed_out: false }])
             }
-            Event::DeadlinePassed | Event::Idle => {
+            Event::DeadlinePassed | Event::Idle | Event::Free => {
                 self.state = State::Ready { frozen };
                 Ok(vec![])
             }
@@ -406,6 +432,63 @@ impl Machine {
         }
     }
 
+    fn serving(&mut self, event: Event) -> Result<Vec<Action>, IllegalEvent> {
+        match event {
+            Event::Serve => {
+                self.state = State::Serving;
+                Ok(vec![Action::Admit])
+            }
+            Event::Free => {
+                self.state = State::Ready { frozen: false };
+                Ok(vec![Action::FreezeSoon])
+            }
+            Event::Exited(failure) => Ok(self.fail_all(failure)),
+            Event::FreezeDue | Event::Idle | Event::DeadlinePassed => {
+                self.state = State::Serving;
+                Ok(vec![])
+            }
+            other => self.refuse(State::Serving, other),
+        }
+    }
+
+    fn fail_all(&mut self, failure: Failure) -> Vec<Action> {
+        self.state = State::Clearing(AfterClear::NobodyWaits);
+        vec![Action::FailAll(failure), Action::Clear { timed_out: false }]
+    }
+
+    fn reviving(&mut self, started: Instant, event: Event, now: Instant) -> Result<Vec<Action>, IllegalEvent> {
+        let duration = now - started;
+        let report = |status| Action::ReportInit { phase: Phase::Invoke, duration, status };
+        match event {
+            Event::ExtensionsRegistered => {
+                self.state = State::Reviving { started };
+                Ok(vec![Action::StartRuntime])
+            }
+            Event::InitDone => {
+                self.state = State::Serving;
+                Ok(vec![Action::ClearDeadline, report(Status::Success), Action::Admit])
+            }
+            Event::SpawnFailed(failure) | Event::InitError(failure) | Event::Exited(failure) => {
+                let mut actions = vec![Action::ClearDeadline, report(Status::Error(failure.error_type.clone()))];
+                actions.extend(self.fail_all(failure));
+                Ok(actions)
+            }
+            Event::DeadlinePassed => {
+                let message = format!("the initialization took longer than {:.2} seconds", duration.as_secs_f64());
+                let failure = Failure { error_type: "Sandbox.Timedout".to_owned(), posted: None, message };
+                let mut actions = vec![report(Status::Timeout)];
+                actions.extend(self.fail_all(failure));
+                Ok(actions)
+            }
+            // Those that have come may run out of time before.
+            Event::Serve | Event::Free | Event::FreezeDue | Event::Idle => {
+                self.state = State::Reviving { started };
+                Ok(vec![])
+            }
+            other => self.refuse(State::Reviving { started }, other),
+        }
+    }
+
     fn clearing(&mut self, then: AfterClear, event: Event) -> Result<Vec<Action>, IllegalEvent> {
         match event {
             // Nobody is told anything more than that it has ended.
@@ -428,6 +511,7 @@ impl Machine {
             | Event::RestoreError(_)
             | Event::SpawnFailed(_)
             | Event::DeadlinePassed
+            | Event::Free
             | Event::FreezeDue => {
                 self.state = State::Clearing(then);
                 Ok(vec![])
@@ -445,6 +529,12 @@ impl Machine {
                 actions.extend(self.initialize(Some(invocation), now));
                 Ok(actions)
             }
+            Event::Serve => {
+                self.unreported = None;
+                self.state = State::Reviving { started: now };
+                let deadline = Action::SetDeadline(now + self.init_timeout);
+                Ok(vec![Action::Thaw, deadline, Action::StartProcesses { announce: false }])
+            }
             Event::Exited(_)
             | Event::Answered(_)
             | Event::Idle
@@ -452,6 +542,7 @@ impl Machine {
             | Event::InitDone
             | Event::InitError(_)
             | Event::DeadlinePassed
+            | Event::Free
             | Event::FreezeDue => {
                 self.state = State::Broken;
                 Ok(vec![])
@@ -480,6 +571,7 @@ impl Machine {
                 actions.push(Action::TearDown);
                 actions
             }
+            State::Serving | State::Reviving { .. } => vec![Action::FailAll(gone), Action::TearDown],
             State::Ready { frozen: true } => vec![Action::Thaw, Action::TearDown],
             State::Created
             | State::Initializing { invocation: None, .. }

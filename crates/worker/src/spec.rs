@@ -81,6 +81,8 @@ pub struct EnvironmentSpec {
     pub timeout: Duration,
     /// Size of `/tmp` in MB.
     pub tmp_mb: u32,
+    /// Invocations that one environment serves at once; see [`crate::Worker::concurrency`].
+    pub max_concurrency: u32,
     /// Where and how logs go.
     pub logging: LogSettings,
     /// A version with SnapStart: the name of its snapshot, which its environments go on from where the backend has snapshots.

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
 
 pub use backend::Memory;
-pub use process::{Given, Process, Script, Scripted};
+pub use process::{Given, Place, Process, Script, Scripted};
 pub use sandbox::Exit;
 pub use snapshot::Saved;
 
@@ -99,6 +99,7 @@ impl Host {
             memory_mb: 128,
             timeout: Duration::from_secs(10),
             tmp_mb: 512,
+            max_concurrency: 1,
             logging: LogSettings {
                 group: format!("/aws/lambda/{name}"),
                 custom_group: false,

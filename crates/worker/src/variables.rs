@@ -69,6 +69,8 @@ pub struct Particulars<'a> {
     pub log_stream: &'a str,
     /// Why it is initialized.
     pub initialization_type: InitType,
+    /// Invocations that it serves at once.
+    pub concurrency: u32,
     /// Its credentials.
     pub access: Access<'a>,
 }
@@ -120,6 +122,15 @@ pub fn for_runtime(spec: &EnvironmentSpec, resolved: &Resolved, own: Particulars
     ] {
         set(name, value);
     }
+    // No variable of the function's may make the runtime ask for several where one is given.
+    all.remove("AWS_LAMBDA_MAX_CONCURRENCY");
+    if own.concurrency > 1 {
+        all.insert("AWS_LAMBDA_MAX_CONCURRENCY".to_owned(), own.concurrency.to_string());
+        all.insert("AWS_LAMBDA_INITIALIZATION_TYPE".to_owned(), "lambda-managed-instances".to_owned());
+    }
+    let mut set = |name: &str, value: &str| {
+        all.insert(name.to_owned(), value.to_owned());
+    };
     match own.access {
         Access::Keys(credentials) => {
             set("AWS_ACCESS_KEY_ID", &credentials.access_key_id);
@@ -236,6 +247,7 @@ mod tests {
             memory_mb: 512,
             timeout: Duration::from_secs(3),
             tmp_mb: 512,
+            max_concurrency: 1,
             logging: LogSettings {
                 group: "/aws/lambda/f".to_owned(),
                 custom_group: false,
@@ -252,6 +264,15 @@ mod tests {
     }
 
     fn variables_with(execution_env: Option<&str>, endpoint: bool) -> BTreeMap<String, String> {
+        variables_of(&spec(), execution_env, endpoint, 1)
+    }
+
+    fn variables_of(
+        spec: &EnvironmentSpec,
+        execution_env: Option<&str>,
+        endpoint: bool,
+        concurrency: u32,
+    ) -> BTreeMap<String, String> {
         let resolved = Resolved {
             runtime: "python3.12".to_owned(),
             serves: String::new(),
@@ -277,9 +298,21 @@ mod tests {
             runtime_api: "127.0.0.1:9001",
             log_stream: "2026/01/01/[1]abc",
             initialization_type: InitType::OnDemand,
+            concurrency,
             access: if endpoint { Access::Endpoint("token") } else { Access::Keys(&credentials) },
         };
-        for_runtime(&spec(), &resolved, own).into_iter().collect()
+        for_runtime(spec, &resolved, own).into_iter().collect()
+    }
+
+    #[test]
+    fn the_runtime_is_told_of_several_invocations_by_the_platform_alone() {
+        let mut spec = spec();
+        spec.environment.insert("AWS_LAMBDA_MAX_CONCURRENCY".to_owned(), "9".to_owned());
+        let one = variables_of(&spec, None, false, 1);
+        assert!(!one.contains_key("AWS_LAMBDA_MAX_CONCURRENCY"));
+        let several = variables_of(&spec, None, false, 4);
+        assert_eq!(several["AWS_LAMBDA_MAX_CONCURRENCY"], "4");
+        assert_eq!(several["AWS_LAMBDA_INITIALIZATION_TYPE"], "lambda-managed-instances");
     }
 
     #[test]

@@ -32,6 +32,7 @@ impl Build for Plain {
             memory_mb: 128,
             timeout: Duration::from_secs(u64::from(version.settings.timeout_secs)),
             tmp_mb: 512,
+            max_concurrency: 1,
             logging: LogSettings {
                 group: String::new(),
                 custom_group: false,

@@ -1,7 +1,7 @@
 //! One function version: which environment serves which invocation, and when to start, keep or retire one.
 //!
 //! An environment waits for a place on a worker, starts, is up, and ends; while it is up it has as many slots as its
-//! function's invocations may share (one, today), and is idle when all of them are free:
+//! function's invocations may share (one, unless its configuration asks for more), and is idle when all of them are free:
 //!
 //! ```text
 //!   wanted --room--> starting --ready--> idle <--> busy, settling

@@ -101,6 +101,17 @@ impl Api {
         }
     }
 
+    /// See [`RuntimeApi::abandon_one`]. In a machine of its own there is but one.
+    pub(super) fn abandon_one(&self, request_id: &str) -> bool {
+        match self {
+            Api::Host(api) => api.abandon_one(request_id),
+            Api::Guest(api) => {
+                api.abandon();
+                false
+            }
+        }
+    }
+
     /// See [`RuntimeApi::reset`].
     pub(super) fn reset(&self) {
         match self {

@@ -89,7 +89,10 @@ pub(super) async fn launch(
     };
     let mut sandbox = host.backend.create(sandbox_spec).await.map_err(not_made)?;
     let token = to_be_kept.then(random_token);
+    let concurrency = host.concurrency(spec);
     let options = runtime_api::Options {
+        max_concurrency: concurrency as usize,
+        max_connections: runtime_api::Options::default().max_connections + concurrency as usize,
         snapshot: to_be_kept,
         credentials_token: token.clone(),
         function_name: spec.function_name.clone(),
@@ -108,7 +111,7 @@ pub(super) async fn launch(
         }
         None => Access::Keys(&credentials),
     };
-    let own = Particulars { runtime_api: &address, log_stream, initialization_type, access };
+    let own = Particulars { runtime_api: &address, log_stream, initialization_type, concurrency, access };
     let env = variables::for_runtime(spec, &resolved, own);
     let extension_env = variables::for_extension(&env);
     let extensions = code.extensions.iter().map(|name| {

@@ -1,5 +1,6 @@
 //! The task that owns an environment: turns what happens into events of the machine, and its actions into deeds.
 
+mod flights;
 mod invocation;
 mod processes;
 mod record;
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::{Sleep, sleep_until};
 
+use self::flights::Flight;
 use self::invocation::Current;
 use self::processes::{Exited, Processes};
 use self::snapshot::Keeping;
@@ -91,6 +93,7 @@ impl Drop for Presence {
 enum Wake {
     Command(Option<Command>),
     Outcome(Option<Outcome>),
+    Flight(usize, Option<Outcome>),
     Api(Option<runtime_api::Event>),
     Exited(Exited),
     Time,
@@ -108,6 +111,9 @@ struct Owner {
     pending: VecDeque<Event>,
     capture: Capture,
     current: Option<Current>,
+    /// How many invocations there may be at once; with more than one they are flights.
+    concurrency: usize,
+    flights: Vec<Flight>,
     processes: Processes,
     init_began: Instant,
     /// Of an environment that is kept in a snapshot, or was.
@@ -134,6 +140,7 @@ impl Owner {
             InitType::Provisioned | InitType::SnapStart => options.provisioned_init_timeout,
         };
         let now = Instant::now();
+        let concurrency = presence.host.concurrency(&spec) as usize;
         Self {
             capture: Capture::new(presence.host.logs.clone(), &spec.logging, log_stream.clone()),
             machine: Machine::new(init_timeout, options.restore_timeout),
@@ -145,6 +152,8 @@ impl Owner {
             commands,
             pending: VecDeque::new(),
             current: None,
+            concurrency,
+            flights: vec![],
             processes: Processes::default(),
             init_began: now,
             keeping: Keeping::default(),
@@ -161,6 +170,7 @@ impl Owner {
         if let Some(error) = &broken {
             tracing::warn!(function = self.spec.function_name, environment = self.log_stream, %error, "an environment broke");
             self.break_off(error).await;
+            self.break_flights_off(error).await;
         }
         // The manager need not wait for the teardown, and nobody shall wait for what is not going to be served.
         self.presence.tell_gone(broken.clone());
@@ -210,6 +220,7 @@ impl Owner {
 
     /// Feeds the machine until it has nothing more to say.
     async fn settle(&mut self) -> Result<(), StartError> {
+        self.conclude_flights().await;
         while let Some(event) = self.pending.pop_front() {
             self.keeping.take_note_of(&event);
             let actions =
@@ -217,12 +228,13 @@ impl Owner {
             for action in actions {
                 self.act(action).await?;
             }
+            self.conclude_flights().await;
         }
         Ok(())
     }
 
     async fn wait(&mut self) -> Wake {
-        let at = [self.deadline, self.freeze_at].into_iter().flatten().min();
+        let at = [self.deadline, self.freeze_at, self.first_deadline()].into_iter().flatten().min();
         if let Some(at) = at
             && self.timer_at != Some(at)
         {
@@ -233,6 +245,7 @@ impl Owner {
         tokio::select! {
             biased;
             outcome = async { match outcome { Some(outcome) => outcome.await.ok(), None => std::future::pending().await } } => Wake::Outcome(outcome),
+            (at, outcome) = flights::next_outcome(&mut self.flights) => Wake::Flight(at, outcome),
             event = self.launched.api_events.recv() => Wake::Api(event),
             // Before the commands, so that nothing is handed to a runtime that is known to be dead.
             exited = self.processes.next_exit() => Wake::Exited(exited),
@@ -247,6 +260,7 @@ impl Owner {
     fn interpret(&mut self, wake: Wake) -> Result<(), StartError> {
         match wake {
             Wake::Outcome(outcome) => self.answered(outcome),
+            Wake::Flight(at, outcome) => self.flight_answered(at, outcome),
             Wake::Api(event) => {
                 self.collect_outcome();
                 match event {
@@ -274,6 +288,7 @@ impl Owner {
                 if self.deadline.take_if(|at| *at <= now).is_some() {
                     self.pending.push_back(Event::DeadlinePassed);
                 }
+                self.time_flights_out(now);
                 if self.freeze_at.take_if(|at| *at <= now).is_some() {
                     self.pending.push_back(Event::FreezeDue);
                 }
@@ -317,6 +332,7 @@ impl Owner {
 
     fn command(&mut self, command: Option<Command>) {
         match command {
+            Some(Command::Invoke(request, reply)) if self.concurrency > 1 => self.take_in(request, reply),
             Some(Command::Invoke(request, reply)) if self.machine.can_invoke() => {
                 let timeout = self.spec.timeout;
                 self.pending.push_back(Event::Invoke { timeout, tail: request.tail });
@@ -374,6 +390,14 @@ impl Owner {
             }
             Action::Deliver => {
                 self.deliver();
+                Ok(())
+            }
+            Action::Admit => {
+                self.admit();
+                Ok(())
+            }
+            Action::FailAll(failure) => {
+                self.fail_flights(failure).await;
                 Ok(())
             }
             Action::Abandon => {

@@ -1,5 +1,6 @@
 //! Environments from launch to teardown, with scripted processes in sandboxes of memory.
 
+mod concurrent;
 mod ends;
 mod extensions;
 mod invocations;

@@ -107,6 +107,10 @@ pub enum Event {
         /// Whether the reply waits for the end of the invocation's log.
         tail: bool,
     },
+    /// Where there are several invocations at once: one has come. Legal wherever an invocation is.
+    Serve,
+    /// Likewise: all have ended.
+    Free,
     /// The runtime answered the invocation.
     Answered(Answer),
     /// Runtime and extensions are waiting for the next invocation.
@@ -164,6 +168,10 @@ pub enum Action {
     Thaw,
     /// Hand the invocation to the runtime.
     Deliver,
+    /// Hand all invocations that have come, and that the runtime does not have, to it.
+    Admit,
+    /// Give the callers of all invocations this failure.
+    FailAll(Failure),
     /// Take the invocation away from the runtime: an answer that comes now is late.
     Abandon,
     /// Give the caller what the runtime answered.

@@ -258,6 +258,52 @@ fn a_restored_environment_whose_runtime_is_gone_is_not_initialized_again() {
     assert_eq!(driven.after(1, Event::Cleared), [Action::TearDown]);
 }
 
+#[test]
+fn several_invocations_are_one_to_the_machine() {
+    let mut driven = Driven::ready();
+    assert!(driven.machine.can_serve());
+    assert_eq!(driven.after(1, Event::FreezeDue), [Action::Freeze]);
+    assert_eq!(driven.after(1, Event::Serve), [Action::Thaw, Action::Admit]);
+    assert_eq!(driven.after(1, Event::Serve), [Action::Admit]);
+    assert!(driven.machine.can_serve() && !driven.machine.can_invoke());
+    assert_eq!(driven.after(1, Event::FreezeDue), []);
+    assert_eq!(driven.after(1, Event::Free), [Action::FreezeSoon]);
+    assert_eq!(driven.after(1, Event::Serve), [Action::Admit]);
+    let gone = failure("Runtime.ExitError");
+    let failed = [Action::FailAll(gone.clone()), Action::Clear { timed_out: false }];
+    assert_eq!(driven.after(1, Event::Exited(gone.clone())), failed);
+    assert_eq!(driven.after(0, Event::Free), []);
+    assert_eq!(driven.after(1, Event::Cleared), []);
+    // The next one initializes again, and others may come meanwhile, or run out of time.
+    let again = driven.after(1, Event::Serve);
+    assert!(matches!(again[..], [Action::Thaw, Action::SetDeadline(_), Action::StartProcesses { announce: false }]));
+    assert_eq!(driven.after(1, Event::Serve), []);
+    assert_eq!(driven.after(1, Event::Free), []);
+    let done = driven.after(1, Event::InitDone);
+    let report =
+        Action::ReportInit { phase: Phase::Invoke, duration: Duration::from_millis(3), status: Status::Success };
+    assert_eq!(done, [Action::ClearDeadline, report, Action::Admit]);
+    let ended = driven.after(1, Event::Shutdown);
+    assert!(
+        matches!(&ended[..], [Action::FailAll(failure), Action::TearDown] if failure.error_type == "Sandbox.Failure")
+    );
+}
+
+#[test]
+fn an_initialization_for_several_that_fails_fails_them_all() {
+    for event in [Event::InitError(failure("Function.Bad")), Event::DeadlinePassed] {
+        let mut driven = Driven::new();
+        driven.after(0, Event::Begin);
+        driven.after(1, Event::InitError(failure("Function.Bad")));
+        assert_eq!(driven.after(1, Event::Cleared), [Action::NotifyReady { initialized: false }]);
+        driven.after(1, Event::Serve);
+        let actions = driven.after(1, event);
+        assert!(matches!(&actions[actions.len() - 2..], [Action::FailAll(_), Action::Clear { .. }]), "{actions:?}");
+        driven.after(1, Event::Cleared);
+        assert!(driven.machine.can_serve());
+    }
+}
+
 /// What may be seen from outside, kept without any knowledge of the machine's states.
 #[derive(Default)]
 struct Observed {
@@ -314,6 +360,8 @@ impl Observed {
                 | Action::ReportInit { .. }
                 | Action::ReportRestore { .. }
                 | Action::Abandon
+                | Action::Admit
+                | Action::FailAll(_)
                 | Action::StartRuntime
                 | Action::FreezeSoon => {}
             }

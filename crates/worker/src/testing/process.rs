@@ -158,6 +158,52 @@ impl Process {
         std::future::pending().await
     }
 
+    /// Another place at which this process asks for invocations.
+    pub fn place(&self) -> Place {
+        let host = self.env("AWS_LAMBDA_RUNTIME_API").unwrap_or_default().to_owned();
+        Place { host, frozen: self.frozen.clone(), client: None }
+    }
+
+    async fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> std::io::Result<Answer> {
+        let mut place = Place { client: self.client.take(), ..self.place() };
+        let answer = place.call(method, path, headers, body).await;
+        self.client = place.client;
+        answer
+    }
+
+    async fn thawed(&mut self) {
+        // An error means that the sandbox is gone, and with it this process.
+        let _ = self.frozen.wait_for(|frozen| !frozen).await;
+    }
+}
+
+/// One of the places at which a process asks for invocations, each on its own.
+pub struct Place {
+    host: String,
+    frozen: watch::Receiver<bool>,
+    client: Option<Client>,
+}
+
+impl Place {
+    /// `GET /runtime/invocation/next`.
+    pub async fn next(&mut self) -> std::io::Result<Given> {
+        let answer = self.call("GET", "/2018-06-01/runtime/invocation/next", &[], "").await?;
+        let request_id = answer.header("lambda-runtime-aws-request-id").unwrap_or_default().to_owned();
+        Ok(Given { request_id, payload: answer.body })
+    }
+
+    /// `POST /runtime/invocation/{id}/response`; returns the status.
+    pub async fn respond(&mut self, request_id: &str, body: &str) -> std::io::Result<u16> {
+        let path = format!("/2018-06-01/runtime/invocation/{request_id}/response");
+        Ok(self.call("POST", &path, &[], body).await?.status)
+    }
+
     async fn call(
         &mut self,
         method: &str,
@@ -167,8 +213,10 @@ impl Process {
     ) -> std::io::Result<Answer> {
         self.thawed().await;
         if self.client.is_none() {
-            let host = self.env("AWS_LAMBDA_RUNTIME_API").ok_or_else(|| Error::from(ErrorKind::NotFound))?;
-            self.client = Some(Client::connect(host).await?);
+            if self.host.is_empty() {
+                return Err(ErrorKind::NotFound.into());
+            }
+            self.client = Some(Client::connect(&self.host).await?);
         }
         let client = self.client.as_mut().ok_or_else(|| Error::from(ErrorKind::NotConnected))?;
         let answer = client.call(method, path, headers, body).await;

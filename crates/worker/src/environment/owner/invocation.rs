@@ -40,23 +40,48 @@ impl Current {
             answer: None,
         }
     }
+
+    /// What the runtime gets. To be asked for once.
+    pub(super) fn invocation(&mut self) -> Invocation {
+        let request = &mut self.request;
+        Invocation {
+            request_id: request.request_id.clone(),
+            // Delivered once, and large: not kept here for as long as the function runs.
+            payload: std::mem::take(&mut request.payload),
+            deadline_ms: self.deadline_ms,
+            invoked_function_arn: std::mem::take(&mut request.invoked_function_arn),
+            trace_id: request.trace_id.take(),
+            client_context: request.client_context.take(),
+            ..Invocation::default()
+        }
+    }
+}
+
+/// What the runtime's answer amounts to; what the caller gets of it is kept in `current`.
+pub(super) fn judge(current: &mut Current, outcome: Outcome) -> Answer {
+    let refused = |error_type: &str, message: &str| {
+        Answer::Refused(Failure { error_type: error_type.to_owned(), posted: None, message: message.to_owned() })
+    };
+    let (payload, function_error) = match outcome {
+        Outcome::Response { body, .. } => (body, false),
+        Outcome::Error { body, .. } => (body, true),
+        Outcome::ResponseTooLarge { limit } => return Answer::Refused(failure::response_too_large(limit)),
+        Outcome::Truncated => return refused("Runtime.TruncatedResponse", "Response truncated"),
+        Outcome::InvalidResponseMode => {
+            return refused("Runtime.InvalidResponseModeHeader", "Invalid response mode header");
+        }
+    };
+    current.produced_bytes = Some(payload.len() as u64);
+    current.failed = function_error;
+    current.answer = Some(InvokeReply { payload, function_error, log_tail: None });
+    Answer::Delivered
 }
 
 impl Owner {
     /// Hands the invocation to the runtime.
     pub(super) fn deliver(&mut self) {
         let Some(current) = &mut self.current else { return };
-        let request = &mut current.request;
-        let invocation = Invocation {
-            request_id: request.request_id.clone(),
-            // Delivered once, and large: not kept here for as long as the function runs.
-            payload: std::mem::take(&mut request.payload),
-            deadline_ms: current.deadline_ms,
-            invoked_function_arn: std::mem::take(&mut request.invoked_function_arn),
-            trace_id: request.trace_id.take(),
-            client_context: request.client_context.take(),
-            ..Invocation::default()
-        };
+        let invocation = current.invocation();
         match self.launched.api.invoke(invocation) {
             Ok(outcome) => current.outcome = Some(outcome),
             Err(refused) => {
@@ -73,6 +98,7 @@ impl Owner {
         if let Some(Ok(outcome)) = outcome.map(oneshot::Receiver::try_recv) {
             self.answered(Some(outcome));
         }
+        self.collect_flights();
     }
 
     /// The runtime has answered, or (`None`) the Runtime API has dropped the invocation.
@@ -80,28 +106,8 @@ impl Owner {
         let Some(current) = &mut self.current else { return };
         current.outcome = None;
         let Some(outcome) = outcome else { return };
-        let refused = |error_type: &str, message: &str| {
-            Answer::Refused(Failure { error_type: error_type.to_owned(), posted: None, message: message.to_owned() })
-        };
-        let (payload, function_error) = match outcome {
-            Outcome::Response { body, .. } => (body, false),
-            Outcome::Error { body, .. } => (body, true),
-            Outcome::ResponseTooLarge { limit } => {
-                return self.pending.push_back(Event::Answered(Answer::Refused(failure::response_too_large(limit))));
-            }
-            Outcome::Truncated => {
-                let answer = refused("Runtime.TruncatedResponse", "Response truncated");
-                return self.pending.push_back(Event::Answered(answer));
-            }
-            Outcome::InvalidResponseMode => {
-                let answer = refused("Runtime.InvalidResponseModeHeader", "Invalid response mode header");
-                return self.pending.push_back(Event::Answered(answer));
-            }
-        };
-        current.produced_bytes = Some(payload.len() as u64);
-        current.failed = function_error;
-        current.answer = Some(InvokeReply { payload, function_error, log_tail: None });
-        self.pending.push_back(Event::Answered(Answer::Delivered));
+        let answer = judge(current, outcome);
+        self.pending.push_back(Event::Answered(answer));
     }
 
     /// Takes the invocation away from the runtime.
