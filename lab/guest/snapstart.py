@@ -41,8 +41,10 @@ class SnapStart:
         assert again.ok()["tmp"] == ["mine"] and again.payload["host"] == seen["host"], again.payload
         assert "Restore Duration" not in again.tail, again.tail
         said = "".join(event["message"] for event in self.server.events("/aws/lambda/snap"))
-        for line in ("Phase: snap-start", "RESTORE_START Runtime Version", "RESTORE_REPORT Restore Duration", "Billed Restore Duration"):
-            assert said.count(line) == 1, (line, said)
+        assert said.count("Phase: snap-start") == 1, said
+        # There may be a second clone: that the first would soon be free again was not known.
+        for line in ("RESTORE_START Runtime Version", "RESTORE_REPORT Restore Duration", "\tBilled Restore Duration: "):
+            assert line in said, (line, said)
 
     def check_fifty_clones_of_a_version_share_nothing_that_they_draw(self):
         group = "/aws/lambda/snap"

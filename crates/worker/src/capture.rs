@@ -91,9 +91,13 @@ impl Capture {
 
     /// Writes a line of the platform's.
     pub(crate) fn platform(&mut self, event: &PlatformEvent) {
-        let now = now_ms();
-        if let Some(message) = event.line(self.format, self.system_level, now) {
-            self.write(vec![LogEvent { timestamp_ms: now, message }]);
+        self.platform_at(event, now_ms());
+    }
+
+    /// Writes a line of the platform's about a moment that has passed, in milliseconds since the Unix epoch.
+    pub(crate) fn platform_at(&mut self, event: &PlatformEvent, time_ms: i64) {
+        if let Some(message) = event.line(self.format, self.system_level, time_ms) {
+            self.write(vec![LogEvent { timestamp_ms: time_ms, message }]);
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use telemetry::lines::{self, InitPhase, InitType, PlatformEvent, Report, RuntimeVersion};
 
 use super::Owner;
+use crate::capture::now_ms;
 use crate::lifecycle::{Before, Phase, Status};
 
 impl Owner {
@@ -30,15 +31,18 @@ impl Owner {
         }
     }
 
-    /// RESTORE_START.
-    pub(super) fn announce_restore(&mut self) {
+    /// RESTORE_START, with the time at which the restore began: what the hooks say has the machine's time, which may be a
+    /// little behind.
+    pub(super) fn announce_restore(&mut self, began: Instant) {
+        let began_ms = now_ms().saturating_sub(i64::try_from(began.elapsed().as_millis()).unwrap_or_default());
         let arn = self.spec.runtime_version_arn.clone().unwrap_or_default();
         let version = self.launched.resolved.runtime_version.clone();
-        self.capture.platform(&PlatformEvent::RestoreStart {
+        let event = PlatformEvent::RestoreStart {
             runtime: Some(RuntimeVersion { version, arn }),
             function_name: self.spec.function_name.clone(),
             function_version: self.spec.version.clone(),
-        });
+        };
+        self.capture.platform_at(&event, began_ms);
     }
 
     /// RESTORE_REPORT, after everything that the hooks have said.

@@ -19,8 +19,8 @@ pub(super) struct Keeping {
     pub(super) hooks: bool,
     /// Who waits for the snapshot.
     pub(super) reply: Option<oneshot::Sender<Taken>>,
-    /// Whether it comes out of one.
-    revived: bool,
+    /// When the restore of one that comes out of a snapshot began.
+    began: Option<Instant>,
     /// Whether it is initialized, or why not.
     outcome: Option<Result<(), Failure>>,
 }
@@ -28,7 +28,7 @@ pub(super) struct Keeping {
 impl Keeping {
     /// Whether the environment is initialized to become a snapshot.
     pub(super) fn is_for_keeping(&self, initialization_type: InitType) -> bool {
-        initialization_type == InitType::SnapStart && !self.revived
+        initialization_type == InitType::SnapStart && self.began.is_none()
     }
 
     /// Remembers how the initialization ended: the first word counts, what follows comes of it.
@@ -56,7 +56,7 @@ impl Owner {
     pub(super) fn revive(&mut self, revived: Revived) -> Result<Event, StartError> {
         let Revived { began, hooks, processes } = revived;
         self.keeping.hooks = hooks;
-        self.keeping.revived = true;
+        self.keeping.began = Some(began);
         for (extension, process) in processes {
             self.adopt(extension, process).map_err(|error| {
                 StartError::Sandbox(format!("the output of a restored process cannot be read: {error}"))
@@ -68,7 +68,7 @@ impl Owner {
     /// Lets the runtime run its hooks, with fresh credentials to be had.
     pub(super) fn start_restore(&mut self) {
         self.init_began = Instant::now();
-        self.announce_restore();
+        self.announce_restore(self.keeping.began.unwrap_or(self.init_began));
         let credentials = (self.presence.host.credentials)(&self.spec);
         self.launched.api.set_credentials(Some(credentials.into()));
         if self.keeping.hooks {
