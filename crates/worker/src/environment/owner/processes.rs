@@ -20,7 +20,7 @@ const SHUTDOWN_BUDGET_INTERNAL: Duration = Duration::from_millis(500);
 /// The runtime's part of the budget.
 const RUNTIME_SHARE: f64 = 0.3;
 /// How long killed processes may take to be gone before the sandbox is given up.
-const CLEAR_PATIENCE: Duration = Duration::from_secs(5);
+const CLEAR_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Which process an exit is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
