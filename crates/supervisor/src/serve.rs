@@ -134,7 +134,7 @@ impl Supervisor {
                 let Some((mut payload, fds)) = channel::receive(&self.server)? else { return Ok(Over::Server) };
                 let request = ToSupervisor::decode(&payload).map_err(io::Error::other)?;
                 // See `Child`.
-                payload.zeroize();
+                payload.as_mut_slice().zeroize();
                 if let Some(control) = self.handle(request, fds)? {
                     return Ok(Over::Init(control));
                 }

@@ -245,3 +245,62 @@ pub(crate) fn program(spawn: &Spawn) -> Result<(Vec<CString>, Vec<CString>), Ste
     let env = spawn.env.iter().map(|(name, value)| format!("{name}={value}")).chain(log).chain(waits);
     Ok((argv, env.map(string).collect::<Result<_, _>>()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
+
+    use super::*;
+
+    /// A directory of the unified hierarchy, removed at the end.
+    struct OwnGroup(std::path::PathBuf);
+
+    impl Drop for OwnGroup {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_fork_enters_a_group_of_the_unified_hierarchy_by_itself() {
+        let name = format!("firelet-test-join-{}", std::process::id());
+        let made = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().find_map(|mount| {
+            let path = std::path::Path::new(mount);
+            path.join("cgroup.procs").exists().then(|| path.join(&name))
+        });
+        let Some(path) = made.filter(|path| std::fs::create_dir(path).is_ok()) else {
+            eprintln!("SKIPPED: no unified hierarchy that can be written here");
+            return;
+        };
+        let own = OwnGroup(path);
+        let dir = File::open(&own.0).unwrap();
+        let inside =
+            Inside { filter: Vec::new(), null: None, uid: None, max_tasks: None, group: Group::V2(dir.into()) };
+        match sys::clone3(0, None).unwrap() {
+            sys::Forked::Child => {
+                if join_group(&inside, false).is_err() {
+                    sys::exit_now(1);
+                }
+                loop {
+                    // SAFETY: waits for the signal that ends this process; nothing of the other threads is touched.
+                    unsafe { libc::pause() };
+                }
+            }
+            sys::Forked::Parent(pid) => {
+                let deadline = Instant::now() + Duration::from_secs(30);
+                let members = loop {
+                    let members = std::fs::read_to_string(own.0.join("cgroup.procs")).unwrap();
+                    if !members.is_empty() || Instant::now() > deadline {
+                        break members;
+                    }
+                    std::thread::yield_now();
+                };
+                kill_process(pid, Signal::KILL).unwrap();
+                waitpid(Some(pid), WaitOptions::empty()).unwrap();
+                assert_eq!(members.trim(), pid.as_raw_nonzero().to_string());
+            }
+        }
+    }
+}
