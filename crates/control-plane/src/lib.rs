@@ -38,6 +38,7 @@ mod scoped;
 pub mod sessions;
 mod settings;
 mod shelf;
+mod snap_start;
 mod tables;
 mod tags;
 mod update;

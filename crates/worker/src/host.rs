@@ -18,8 +18,8 @@ use crate::disks::RootDisks;
 use crate::environment::compile::{self, Compiling, Uncompiled};
 use crate::environment::{self, Environment, Notice};
 use crate::lifecycle::RestoreFailure;
-use crate::snapshots::{self, SnapshotFailure, Snapshots};
-use crate::spec::{CodeRef, EnvironmentSpec, SnapshotName};
+use crate::snapshots::Snapshots;
+use crate::spec::{CodeRef, EnvironmentSpec};
 use crate::variables::IssueCredentials;
 
 /// The rules of a host.
@@ -73,7 +73,7 @@ pub struct Parts {
 /// One host. Cheap to clone.
 #[derive(Clone)]
 pub struct Worker {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
@@ -284,32 +284,6 @@ impl Worker {
     /// its own, and one where the environments go on from a snapshot.
     pub fn concurrency(&self, spec: &EnvironmentSpec) -> u32 {
         self.inner.concurrency(spec)
-    }
-
-    /// Whether environments can go on from snapshots on this host.
-    pub fn has_snapshots(&self) -> bool {
-        self.inner.backend.snapshots()
-    }
-
-    /// Initializes an environment of a version with SnapStart, which may take minutes, and keeps it for all others to go on
-    /// from. Where the backend has no snapshots it only finds out whether the version can be initialized. Answers whether
-    /// there is a snapshot.
-    ///
-    /// # Errors
-    /// It cannot be initialized, or not be kept.
-    pub async fn take_snapshot(&self, spec: &Arc<EnvironmentSpec>) -> Result<bool, SnapshotFailure> {
-        snapshots::take(&self.inner, spec).await
-    }
-
-    /// Forgets the snapshot of a version that is no more. Environments that went on from it are not touched.
-    pub async fn forget_snapshot(&self, name: &SnapshotName) {
-        snapshots::forget(&self.inner, name).await;
-    }
-
-    /// Deletes every kept snapshot but those of these versions: of versions that went while nobody was there to tell, and
-    /// what is of no use on this host any more. Answers which there are.
-    pub async fn retain_snapshots(&self, specs: &[Arc<EnvironmentSpec>]) -> Vec<SnapshotName> {
-        snapshots::retain(&self.inner, specs).await
     }
 
     /// The live environments.

@@ -32,6 +32,7 @@
 //! runtime leaves behind is killed before anything else runs (`Clearing`); the sandbox and its `/tmp` stay, as on
 //! Lambda. A sandbox that misbehaves is never reused: the owner ends the environment.
 
+mod restore;
 mod step;
 
 use std::time::{Duration, Instant};
@@ -238,42 +239,6 @@ impl Machine {
                 Ok(vec![])
             }
             other => self.refuse(State::Initializing { started, invocation }, other),
-        }
-    }
-
-    fn restoring(
-        &mut self,
-        began: Instant,
-        released: Instant,
-        event: Event,
-        now: Instant,
-    ) -> Result<Vec<Action>, IllegalEvent> {
-        let took = now - began;
-        let report = |status| Action::ReportRestore { duration: took, status };
-        match event {
-            Event::InitDone => {
-                self.unreported = Some(Before::Restore { took, billed: now - released });
-                self.state = State::Ready { frozen: false };
-                Ok(vec![
-                    Action::ClearDeadline,
-                    report(Status::Success),
-                    Action::NotifyReady { initialized: true },
-                    Action::FreezeSoon,
-                ])
-            }
-            // The state has become Ended: there is nothing in this sandbox to go on with.
-            Event::RestoreError(failure) | Event::Exited(failure) => {
-                let status = Status::Error(failure.error_type.clone());
-                Ok(vec![Action::ClearDeadline, report(status), Action::FailRestore(RestoreFailure::Hook(failure))])
-            }
-            Event::DeadlinePassed => {
-                Ok(vec![report(Status::Timeout), Action::FailRestore(RestoreFailure::Timeout(now - released))])
-            }
-            Event::FreezeDue | Event::Idle => {
-                self.state = State::Restoring { began, released };
-                Ok(vec![])
-            }
-            other => self.refuse(State::Restoring { began, released }, other),
         }
     }
 

@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::environment::{self, Notice};
 use crate::failure;
-use crate::host::{Inner, StartError, chain};
+use crate::host::{Inner, StartError, Worker, chain};
 use crate::lifecycle::Failure;
 use crate::spec::{EnvironmentSpec, SnapshotName};
 
@@ -135,6 +135,34 @@ impl Default for Snapshots {
     }
 }
 
+impl Worker {
+    /// Whether environments can go on from snapshots on this host.
+    pub fn has_snapshots(&self) -> bool {
+        self.inner.backend.snapshots()
+    }
+
+    /// Initializes an environment of a version with SnapStart, which may take minutes, and keeps it for all others to go on
+    /// from. Where the backend has no snapshots it only finds out whether the version can be initialized. Answers whether
+    /// there is a snapshot.
+    ///
+    /// # Errors
+    /// It cannot be initialized, or not be kept.
+    pub async fn take_snapshot(&self, spec: &Arc<EnvironmentSpec>) -> Result<bool, SnapshotFailure> {
+        take(&self.inner, spec).await
+    }
+
+    /// Forgets the snapshot of a version that is no more. Environments that went on from it are not touched.
+    pub async fn forget_snapshot(&self, name: &SnapshotName) {
+        forget(&self.inner, name).await;
+    }
+
+    /// Deletes every kept snapshot but those of these versions: of versions that went while nobody was there to tell, and
+    /// what is of no use on this host any more. Answers which there are.
+    pub async fn retain_snapshots(&self, specs: &[Arc<EnvironmentSpec>]) -> Vec<SnapshotName> {
+        retain(&self.inner, specs).await
+    }
+}
+
 impl Snapshots {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SnapshotName, Slot>> {
         // Only whole entries are put in and taken out.
@@ -159,7 +187,7 @@ impl Snapshots {
 
 /// Initializes a version and keeps it; true if there is a snapshot now, false where the backend has none and the version has
 /// only been tried.
-pub(crate) async fn take(host: &Arc<Inner>, spec: &Arc<EnvironmentSpec>) -> Result<bool, SnapshotFailure> {
+async fn take(host: &Arc<Inner>, spec: &Arc<EnvironmentSpec>) -> Result<bool, SnapshotFailure> {
     let Some(name) = spec.snap_start.clone() else { return Ok(false) };
     if !host.backend.snapshots() {
         return make(host, spec).await.map(|_| false);
@@ -297,7 +325,7 @@ async fn fit(host: &Arc<Inner>, spec: &EnvironmentSpec, note: &[u8]) -> Result<A
 }
 
 /// Forgets the snapshot of a version that is no more.
-pub(crate) async fn forget(host: &Arc<Inner>, name: &SnapshotName) {
+async fn forget(host: &Arc<Inner>, name: &SnapshotName) {
     let slot = host.snapshots.slot(name);
     *slot.lock().await = State::Forgotten;
     host.snapshots.lock().remove(name);
@@ -305,7 +333,7 @@ pub(crate) async fn forget(host: &Arc<Inner>, name: &SnapshotName) {
 }
 
 /// Forgets all that is on the disk but the snapshots of these versions; answers which of them are there and of use.
-pub(crate) async fn retain(host: &Arc<Inner>, specs: &[Arc<EnvironmentSpec>]) -> Vec<SnapshotName> {
+async fn retain(host: &Arc<Inner>, specs: &[Arc<EnvironmentSpec>]) -> Vec<SnapshotName> {
     let saved = match host.backend.saved_snapshots().await {
         Ok(saved) => saved,
         Err(error) => {

@@ -1,5 +1,6 @@
 """The function that the checks of SnapStart deploy: says what it draws, sees and was told around its snapshot."""
 
+import http.client
 import json
 import os
 import random
@@ -7,8 +8,8 @@ import secrets
 import ssl
 import sys
 import time
-import urllib.request
 import uuid
+from urllib.parse import urlsplit
 
 from snapshot_restore_py import register_after_restore, register_before_snapshot
 
@@ -48,10 +49,10 @@ def draw():
 
 
 def credentials():
-    request = urllib.request.Request(os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"])
-    request.add_header("Authorization", os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"])
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.load(answer)
+    place = urlsplit(os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"])
+    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
+    connection.request("GET", place.path, headers={"Authorization": os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"]})
+    return json.load(connection.getresponse())
 
 
 def handler(event, context):
