@@ -41,6 +41,8 @@ def test_invocations_errors_and_cold_starts_are_counted(firelet):
     assert figures["firelet_cold_starts_total", (*of, ("kind", "on-demand"))] == 1
     assert figures["firelet_cold_start_phase_seconds_count", (("phase", "init"),)] >= 1
     assert figures["firelet_functions", ()] >= 1
+    kinds = {dict(labels)["kind"] for name, labels in figures if name == "firelet_ready"}
+    assert kinds in ({"namespaces", "prepared-sandboxes", "networks"}, {"machines"}), kinds
 
     firelet.lambda_.delete_function(FunctionName=function.name)
     counted = ("firelet_invocations_total", "firelet_errors_total", "firelet_duration_seconds_count", "firelet_cold_starts_total")

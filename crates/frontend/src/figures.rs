@@ -15,6 +15,10 @@ pub(crate) fn now(app: &App) -> Vec<Live> {
     one("functions", LiveKind::Gauge, "Functions that there are", count(app.control_plane.function_count()));
     one("log_events_lost", LiveKind::Counter, "Log events that the Logs endpoint did not take in time", count(lost));
     of_the_host(&figures, &mut one);
+    for (kind, ready) in app.workers.ready() {
+        let (help, labels) = ("What is kept ready for cold starts", vec![("kind", kind.to_owned())]);
+        told.push(Live { name: "ready", help, kind: LiveKind::Gauge, labels, value: count(ready) });
+    }
     of_functions(&figures, &mut |figure| told.push(figure));
     told
 }

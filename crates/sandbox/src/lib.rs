@@ -249,6 +249,11 @@ pub trait Backend: Send + Sync {
         Box::pin(async { Ok(Vec::new()) })
     }
 
+    /// What it keeps ready, by what it is; the names do not change.
+    fn ready(&self) -> Vec<(&'static str, usize)> {
+        Vec::new()
+    }
+
     /// Ends every sandbox and removes what the backend left on the host. Called once, last.
     fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()>;
 }

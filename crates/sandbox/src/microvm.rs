@@ -268,6 +268,10 @@ impl Backend for MicroVms {
         self.blocking("", |host, _| keep::list(host))
     }
 
+    fn ready(&self) -> Vec<(&'static str, usize)> {
+        vec![("machines", self.host.launcher.pool().ready)]
+    }
+
     fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()> {
         Box::pin(self.host.shut_down())
     }

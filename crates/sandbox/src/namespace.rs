@@ -341,6 +341,11 @@ impl Backend for Namespace {
         })
     }
 
+    fn ready(&self) -> Vec<(&'static str, usize)> {
+        let networks = self.host.networks.as_ref().map_or(0, Networks::ready);
+        vec![("namespaces", self.host.pool.ready()), ("prepared-sandboxes", self.prepared()), ("networks", networks)]
+    }
+
     fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()> {
         Box::pin(self.host.shut_down())
     }

@@ -176,6 +176,11 @@ impl Networks {
         Ok(Networks { mode, maker })
     }
 
+    /// How many are made and wait for a sandbox.
+    pub fn ready(&self) -> usize {
+        self.maker.as_ref().map_or(0, |maker| maker.pool.ready())
+    }
+
     /// The subnet in use, under NAT.
     pub fn subnet(&self) -> Option<Subnet> {
         self.maker.as_ref().and_then(|maker| maker.subnet)

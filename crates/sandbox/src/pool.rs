@@ -67,7 +67,6 @@ impl<K: Clone + PartialEq, T> Pool<K, T> {
     }
 
     /// How many are ready.
-    #[cfg(test)]
     pub fn ready(&self) -> usize {
         self.lock().ready.len()
     }

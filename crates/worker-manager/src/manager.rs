@@ -236,6 +236,11 @@ impl WorkerManager {
         self.shared.core.in_flight()
     }
 
+    /// What the worker keeps ready for cold starts, by what it is.
+    pub fn ready(&self) -> Vec<(&'static str, usize)> {
+        self.shared.worker.ready()
+    }
+
     /// What there is to measure. Looks at every environment, and begins the next peaks.
     pub fn figures(&self) -> Figures {
         let versions = self.shared.read();

@@ -296,6 +296,11 @@ impl Worker {
         self.inner.lock().cold_starts.clone()
     }
 
+    /// What is kept ready for cold starts: see [`Backend::ready`].
+    pub fn ready(&self) -> Vec<(&'static str, usize)> {
+        self.inner.backend.ready()
+    }
+
     /// Waits until every environment has ended, then ends the backend. Retire the environments first.
     pub async fn shutdown(&self, patience: Duration) {
         let ended = async {

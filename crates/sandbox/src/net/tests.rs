@@ -178,10 +178,6 @@ async fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-fn ready(networks: &Networks) -> usize {
-    networks.maker.as_ref().map_or(0, |maker| maker.pool.ready())
-}
-
 fn interfaces() -> Vec<String> {
     let text = link::read_proc_net("dev");
     text.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect()
@@ -370,13 +366,13 @@ fn the_pool_is_kept_full_for_the_last_request() {
             return;
         };
         let first = networks.acquire(&[RUNTIME_API]).await.expect("acquire");
-        wait_until("the pool to fill", || ready(&networks) == 2).await;
+        wait_until("the pool to fill", || networks.ready() == 2).await;
         let second = networks.acquire(&[RUNTIME_API]).await.expect("acquire");
         assert_ne!(first.address, second.address);
-        wait_until("the pool to fill again", || ready(&networks) == 2).await;
+        wait_until("the pool to fill again", || networks.ready() == 2).await;
         let third = networks.acquire(&[]).await.expect("acquire");
         assert!(third.listeners.is_empty());
-        wait_until("the pool to fill with the other kind", || ready(&networks) == 2).await;
+        wait_until("the pool to fill with the other kind", || networks.ready() == 2).await;
         assert!(networks.acquire(&[]).await.expect("acquire").listeners.is_empty());
     });
 }
