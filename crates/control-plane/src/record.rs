@@ -105,6 +105,13 @@ pub struct Vpc {
     pub ipv6: bool,
 }
 
+/// `LambdaManagedInstancesCapacityProviderConfig`. There is but one provider, so its name is not kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// `PerExecutionEnvironmentMaxConcurrency`, 1 to 1,600, where the caller named it.
+    pub max_concurrency: Option<u32>,
+}
+
 /// All that a caller configures of a function and that a version freezes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionSettings {
@@ -134,6 +141,9 @@ pub struct FunctionSettings {
     pub source_kms_key_arn: Option<String>,
     /// `SnapStart.ApplyOn` is `PublishedVersions`.
     pub snap_start: bool,
+    /// On which capacity it runs, where that is not the ordinary one.
+    #[serde(default)]
+    pub capacity: Option<Capacity>,
     /// Mounted at `/opt`, later ones over earlier ones.
     #[serde(default)]
     pub layers: Vec<LayerUse>,

@@ -1,5 +1,5 @@
-//! Scaling settings of function versions on capacity providers. No function here has one: nothing can be set, and reads
-//! find nothing set.
+//! Scaling settings of function versions on capacity providers: nothing can be set, and reads find nothing set. How many
+//! environments there are follows from demand, provisioned and reserved concurrency.
 
 use aws_model::{ApiError, types};
 
@@ -28,7 +28,7 @@ impl ControlPlane {
     ) -> Result<types::PutFunctionScalingConfigResponse, ApiError> {
         self.scalable(request.function_name.as_deref(), request.qualifier.as_deref())?;
         Err(ApiError::invalid_parameter_value(
-            "FunctionScalingConfig is supported only for functions with a capacity provider. Use provisioned and reserved \
+            "FunctionScalingConfig is not supported by the capacity provider of this host. Use provisioned and reserved \
              concurrency for this function.",
         ))
     }

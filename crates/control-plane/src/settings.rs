@@ -7,7 +7,7 @@ use aws_model::{ApiError, types};
 
 use crate::plane::ControlPlane;
 use crate::record::{Architecture, FunctionSettings, LogFormat, Logging, Variables, Vpc};
-use crate::runtime;
+use crate::{capacity, runtime};
 
 const MOST_MEMORY_MIB: i32 = 10_240;
 const LONGEST_TIMEOUT_SECS: i32 = 900;
@@ -64,7 +64,6 @@ pub(crate) fn of_create(
     check_no_image(request.image_config.is_some(), "ImageConfig", "creating")?;
     let uri = request.code.as_ref().is_some_and(|code| code.image_uri.is_some());
     check_no_image(uri, "ImageUri", "creating")?;
-    unsupported(request.capacity_provider_config.is_some(), "CapacityProviderConfig")?;
     unsupported(request.publish_to.is_some(), "PublishTo")?;
     unsupported(request.durable_config.is_some(), "DurableConfig")?;
     unsupported(request.tenancy_config.is_some(), "TenancyConfig")?;
@@ -73,6 +72,12 @@ pub(crate) fn of_create(
         return Err(ApiError::invalid_parameter_value(
             "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
         ));
+    };
+    let several = request.capacity_provider_config.is_some();
+    let level = || "INFO".to_owned();
+    let format = match several {
+        true => LogFormat::Json { application_level: level(), system_level: level() },
+        false => LogFormat::Text,
     };
     let defaults = FunctionSettings {
         runtime: runtime.clone(),
@@ -86,12 +91,13 @@ pub(crate) fn of_create(
         environment: None,
         architecture: architecture(request.architectures.as_deref()).unwrap_or(Architecture::X86_64),
         tracing_active: false,
-        logging: Logging { group: format!("/aws/lambda/{name}"), format: LogFormat::Text },
+        logging: Logging { group: format!("/aws/lambda/{name}"), format },
         vpc: None,
         dead_letter_arn: None,
         kms_key_arn: None,
         source_kms_key_arn: request.code.as_ref().and_then(|code| key(code.source_kms_key_arn.as_deref())),
         snap_start: false,
+        capacity: None,
         layers: Vec::new(),
     };
     apply(plane, defaults, Change::of_create(request))
@@ -104,7 +110,6 @@ pub(crate) fn of_update(
     request: &types::UpdateFunctionConfigurationRequest,
 ) -> Result<FunctionSettings, ApiError> {
     check_no_image(request.image_config.is_some(), "ImageConfig", "updating")?;
-    unsupported(request.capacity_provider_config.is_some(), "CapacityProviderConfig")?;
     unsupported(request.durable_config.is_some(), "DurableConfig")?;
     apply(plane, current.clone(), Change::of_update(request))
 }
@@ -132,6 +137,7 @@ struct Change<'a> {
     dead_letter: Option<&'a types::DeadLetterConfig>,
     kms_key_arn: Option<&'a str>,
     snap_start: Option<&'a types::SnapStart>,
+    capacity: Option<&'a types::CapacityProviderConfig>,
 }
 
 /// The two requests share these members by name and type, but not as a Rust type.
@@ -154,6 +160,7 @@ macro_rules! change_of {
             dead_letter: $request.dead_letter_config.as_ref(),
             kms_key_arn: $request.kms_key_arn.as_deref(),
             snap_start: $request.snap_start.as_ref(),
+            capacity: $request.capacity_provider_config.as_ref(),
         }
     };
 }
@@ -223,7 +230,11 @@ fn apply(
     if let Some(snap_start) = change.snap_start {
         settings.snap_start = snap_start.apply_on.as_deref() == Some("PublishedVersions");
     }
+    if let Some(capacity) = change.capacity {
+        settings.capacity = plane.capacity_asked_for(capacity)?;
+    }
     check_snap_start(&settings)?;
+    capacity::check(&settings)?;
     Ok(settings)
 }
 

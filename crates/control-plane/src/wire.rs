@@ -3,6 +3,7 @@
 use aws_model::arn::Realm;
 use aws_model::types;
 
+use crate::capacity;
 use crate::code;
 use crate::record::{FunctionVersion, LayerUse, LogFormat, State, UpdateStatus};
 use crate::runtime;
@@ -104,6 +105,7 @@ pub(crate) fn listed(version: &FunctionVersion, form: ArnForm) -> types::Functio
             system_log_level,
             log_group: Some(settings.logging.group.clone()),
         }),
+        capacity_provider_config: capacity::config(version),
         ..types::FunctionConfiguration::default()
     }
 }

@@ -1,10 +1,7 @@
-//! Capacity providers: none exist, so what names one finds nothing.
+//! Capacity providers: the one that is this host.
 
 use aws_model::ApiError;
-use aws_model::types::{
-    DeleteCapacityProviderRequest, GetCapacityProviderRequest, ListFunctionVersionsByCapacityProviderRequest,
-    UpdateCapacityProviderRequest,
-};
+use aws_model::types::{DeleteCapacityProviderRequest, UpdateCapacityProviderRequest};
 
 use super::Input;
 use crate::app::App;
@@ -15,21 +12,19 @@ pub(super) fn list(app: &App, input: &Input) -> Result<Reply, ApiError> {
 }
 
 pub(super) fn get(app: &App, input: &Input) -> Result<Reply, ApiError> {
-    let request: GetCapacityProviderRequest = input.decode()?;
-    Err(app.control_plane.absent_capacity_provider(request.capacity_provider_name.as_deref()))
+    Ok(input.answer(&app.control_plane.get_capacity_provider(&input.decode()?)?))
 }
 
 pub(super) fn update(app: &App, input: &Input) -> Result<Reply, ApiError> {
     let request: UpdateCapacityProviderRequest = input.decode()?;
-    Err(app.control_plane.absent_capacity_provider(request.capacity_provider_name.as_deref()))
+    Err(app.control_plane.keep_capacity_provider(request.capacity_provider_name.as_deref()))
 }
 
 pub(super) fn delete(app: &App, input: &Input) -> Result<Reply, ApiError> {
     let request: DeleteCapacityProviderRequest = input.decode()?;
-    Err(app.control_plane.absent_capacity_provider(request.capacity_provider_name.as_deref()))
+    Err(app.control_plane.keep_capacity_provider(request.capacity_provider_name.as_deref()))
 }
 
 pub(super) fn versions(app: &App, input: &Input) -> Result<Reply, ApiError> {
-    let request: ListFunctionVersionsByCapacityProviderRequest = input.decode()?;
-    Err(app.control_plane.absent_capacity_provider(request.capacity_provider_name.as_deref()))
+    Ok(input.answer(&app.control_plane.list_function_versions_by_capacity_provider(&input.decode()?)?))
 }

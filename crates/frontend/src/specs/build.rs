@@ -82,7 +82,7 @@ impl Build for Builder {
             memory_mb: settings.memory_mib,
             timeout: Duration::from_secs(u64::from(settings.timeout_secs)),
             tmp_mb: settings.ephemeral_mib,
-            max_concurrency: 1,
+            max_concurrency: settings.max_concurrency(),
             logging: LogSettings {
                 custom_group: settings.logging.group != format!("/aws/lambda/{}", version.function),
                 group: settings.logging.group.clone(),
