@@ -24,6 +24,8 @@ pub mod serve;
 mod step;
 pub mod sys;
 mod tenant;
+#[cfg(test)]
+mod testing;
 mod title;
 pub mod wire;
 pub mod zygote;

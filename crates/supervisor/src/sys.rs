@@ -240,36 +240,18 @@ mod tests {
     use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 
     use super::*;
-
-    /// A directory of the unified hierarchy, removed at the end.
-    struct Group(std::path::PathBuf);
-
-    impl Drop for Group {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir(&self.0);
-        }
-    }
+    use crate::testing::UnifiedGroup;
 
     #[test]
     fn a_child_can_be_cloned_into_a_group_of_the_unified_hierarchy() {
-        let name = format!("firelet-test-clone-{}", std::process::id());
-        let made = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().find_map(|mount| {
-            let path = std::path::Path::new(mount);
-            path.join("cgroup.procs").exists().then(|| path.join(&name))
-        });
-        let Some(path) = made.filter(|path| std::fs::create_dir(path).is_ok()) else {
-            eprintln!("SKIPPED: no unified hierarchy that can be written here");
-            return;
-        };
-        let group = Group(path);
-        let dir = std::fs::File::open(&group.0).unwrap();
-        match clone3(0, Some(dir.as_fd())).unwrap() {
+        let Some(group) = UnifiedGroup::make("clone") else { return };
+        match clone3(0, Some(group.dir().as_fd())).unwrap() {
             Forked::Child => loop {
                 // SAFETY: waits for the signal that ends this process; nothing of the other threads is touched.
                 unsafe { libc::pause() };
             },
             Forked::Parent(pid) => {
-                let members = std::fs::read_to_string(group.0.join("cgroup.procs")).unwrap();
+                let members = group.processes();
                 kill_process(pid, Signal::KILL).unwrap();
                 waitpid(Some(pid), WaitOptions::empty()).unwrap();
                 assert_eq!(members.trim(), pid.as_raw_nonzero().to_string());

@@ -253,31 +253,13 @@ mod tests {
     use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 
     use super::*;
-
-    /// A directory of the unified hierarchy, removed at the end.
-    struct OwnGroup(std::path::PathBuf);
-
-    impl Drop for OwnGroup {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir(&self.0);
-        }
-    }
+    use crate::testing::UnifiedGroup;
 
     #[test]
     fn a_fork_enters_a_group_of_the_unified_hierarchy_by_itself() {
-        let name = format!("firelet-test-join-{}", std::process::id());
-        let made = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().find_map(|mount| {
-            let path = std::path::Path::new(mount);
-            path.join("cgroup.procs").exists().then(|| path.join(&name))
-        });
-        let Some(path) = made.filter(|path| std::fs::create_dir(path).is_ok()) else {
-            eprintln!("SKIPPED: no unified hierarchy that can be written here");
-            return;
-        };
-        let own = OwnGroup(path);
-        let dir = File::open(&own.0).unwrap();
+        let Some(own) = UnifiedGroup::make("join") else { return };
         let inside =
-            Inside { filter: Vec::new(), null: None, uid: None, max_tasks: None, group: Group::V2(dir.into()) };
+            Inside { filter: Vec::new(), null: None, uid: None, max_tasks: None, group: Group::V2(own.dir().into()) };
         match sys::clone3(0, None).unwrap() {
             sys::Forked::Child => {
                 if join_group(&inside, false).is_err() {
@@ -291,7 +273,7 @@ mod tests {
             sys::Forked::Parent(pid) => {
                 let deadline = Instant::now() + Duration::from_secs(30);
                 let members = loop {
-                    let members = std::fs::read_to_string(own.0.join("cgroup.procs")).unwrap();
+                    let members = own.processes();
                     if !members.is_empty() || Instant::now() > deadline {
                         break members;
                     }
