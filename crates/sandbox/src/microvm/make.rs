@@ -20,7 +20,7 @@ use super::size::Size;
 use super::snapshot::Stopped;
 use crate::create::failed;
 use crate::net::TapSlot;
-use crate::{CreateError, Exit, Process, Restored, SandboxSpec};
+use crate::{CreateError, Exit, Process, Restored, Sandbox as _, SandboxSpec};
 
 /// Numbers of processes and streams that a base snapshot has used stay below this.
 const FIRST_NUMBER: u32 = 1_000;
@@ -86,17 +86,25 @@ struct Begun {
 /// Makes a machine and prepares it for its tenant.
 pub(super) async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<Machine, CreateError> {
     let began = Instant::now();
-    let (base, own) = tokio::try_join!(host.bases.get(host, &spec), own(host, &spec, None))?;
-    let prepared_us = began.elapsed().as_micros();
-    let prestarted = spec.clonable().map(|process| process.argv.clone());
-    let Begun { machine, sizes, network, .. } =
-        begin(host, &spec, base, own, &Past::up_to(FIRST_NUMBER), prestarted).await?;
-    match timeout(PATIENCE, machine.furnish(&spec, &sizes, network)).await {
-        Ok(furnished) => furnished.map_err(|error| failed("prepare it", error))?,
-        Err(_) => return Err(failed("prepare it", io::Error::from(io::ErrorKind::TimedOut))),
+    let mut is_last = false;
+    loop {
+        let (base, own) = tokio::try_join!(host.bases.get(host, &spec), own(host, &spec, None))?;
+        let prepared_us = began.elapsed().as_micros();
+        let prestarted = spec.clonable().map(|process| process.argv.clone());
+        let Begun { machine, sizes, network, .. } =
+            begin(host, &spec, base, own, &Past::up_to(FIRST_NUMBER), prestarted).await?;
+        match timeout(PATIENCE, machine.furnish(&spec, &sizes, network)).await {
+            Ok(Ok(())) => {
+                let ready_us = began.elapsed().as_micros();
+                tracing::debug!(sandbox = machine.id, prepared_us, ready_us, "machine ready");
+                return Ok(machine);
+            }
+            Ok(Err(AskError::Gone(_))) if !is_last => lose(machine).await,
+            Ok(Err(error)) => return Err(failed("prepare it", error)),
+            Err(_) => return Err(failed("prepare it", io::Error::from(io::ErrorKind::TimedOut))),
+        }
+        is_last = true;
     }
-    tracing::debug!(sandbox = machine.id, prepared_us, ready_us = began.elapsed().as_micros(), "machine ready");
-    Ok(machine)
 }
 
 /// Makes a machine that goes on from a snapshot.
@@ -107,15 +115,30 @@ pub(super) async fn restore(kept: &Stopped, spec: SandboxSpec) -> Result<Restore
         let error = io::Error::new(io::ErrorKind::InvalidInput, "its images or its size are not the snapshot's");
         return Err(failed("restore it from a snapshot", error));
     }
-    let own = own(&kept.host, &spec, Some(&kept.tmp)).await?;
-    let begun = begin(&kept.host, &spec, Arc::clone(&kept.base), own, &kept.past, kept.prestarted.clone());
-    let Begun { machine, network, exits, .. } = begun.await?;
-    let processes = match timeout(PATIENCE, machine.go_on(&spec, network, &kept.past, exits)).await {
-        Ok(processes) => processes.map_err(|error| failed("let it go on", error))?,
-        Err(_) => return Err(failed("let it go on", io::Error::from(io::ErrorKind::TimedOut))),
-    };
-    tracing::debug!(sandbox = machine.id, ready_us = began.elapsed().as_micros(), "machine goes on from a snapshot");
-    Ok(Restored { sandbox: Box::new(machine), processes })
+    let mut is_last = false;
+    loop {
+        let own = own(&kept.host, &spec, Some(&kept.tmp)).await?;
+        let begun = begin(&kept.host, &spec, Arc::clone(&kept.base), own, &kept.past, kept.prestarted.clone());
+        let Begun { machine, network, exits, .. } = begun.await?;
+        match timeout(PATIENCE, machine.go_on(&spec, network, &kept.past, exits)).await {
+            Ok(Ok(processes)) => {
+                let ready_us = began.elapsed().as_micros();
+                tracing::debug!(sandbox = machine.id, ready_us, "machine goes on from a snapshot");
+                return Ok(Restored { sandbox: Box::new(machine), processes });
+            }
+            Ok(Err(error)) if !is_last && error.kind() == io::ErrorKind::NotConnected => lose(machine).await,
+            Ok(Err(error)) => return Err(failed("let it go on", error)),
+            Err(_) => return Err(failed("let it go on", io::Error::from(io::ErrorKind::TimedOut))),
+        }
+        is_last = true;
+    }
+}
+
+/// Takes apart a clone whose agent was lost before any tenant was in it: another one takes its place.
+async fn lose(machine: Machine) {
+    let ended = machine.live.vm.has_ended();
+    tracing::warn!(sandbox = machine.id, ended, "the agent of a new machine was lost, another one is made");
+    Box::new(machine).destroy().await;
 }
 
 /// Clones a machine and connects to its agent.
