@@ -16,8 +16,6 @@ from pathlib import Path
 from checks import run_all
 from machine import Place, eventually, processes, traces
 from server import Server, firelet, fresh_data_dir
-from shortages import Shortages
-from snapstart import SnapStart
 
 RUNTIME = f"python3.{sys.version_info.minor}"
 PLACE = Place("service", "system.slice/firelet.service")
@@ -256,4 +254,4 @@ class Checks:
         eventually(lambda: not traces() - self.before, "an end without traces")
 
 
-run_all(lambda: [Checks(), Shortages(), SnapStart()])
+run_all(lambda: [Checks()])

@@ -1,9 +1,10 @@
-"""Checks of microVMs on a host that runs out of something. A series of its own: `microvm.py` runs it after its own checks."""
+"""Checks of microVMs on a host that runs out of something."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+from checks import run_all
 from machine import Place, eventually, traces
 from server import Server, fresh_data_dir
 
@@ -75,3 +76,6 @@ def available():
     """Bytes of memory that the machine can still give."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) << 10
+
+
+run_all(lambda: [Shortages()])

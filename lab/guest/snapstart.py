@@ -1,12 +1,10 @@
-"""Checks of SnapStart: versions that are initialized when they are published, kept, and restored in microVMs.
-
-A series of its own: `microvm.py` runs it after its own checks.
-"""
+"""Checks of SnapStart: versions that are initialized when they are published, kept, and restored in microVMs."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from checks import run_all
 from machine import Place, eventually, processes, traces
 from server import Server, fresh_data_dir
 
@@ -133,3 +131,6 @@ class SnapStart:
         eventually(lambda: not below & set(processes()), "the end of all processes below the server")
         PLACE.remove()
         eventually(lambda: not traces() - self.before, "an end without traces")
+
+
+run_all(lambda: [SnapStart()])
