@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 from server import binary, eventually
@@ -239,3 +240,9 @@ def test_dev_starts_a_server_where_none_answers(start_firelet, tmp_path):
         assert server.firelet("invoke", "alone", "--endpoint", free).stdout == '"alone"\n'
         developing.process.send_signal(signal.SIGINT)
         assert developing.process.wait(timeout=60) == 0
+
+
+def test_the_data_directory_may_be_a_relative_path(start_firelet, tmp_path):
+    firelet = start_firelet(data_dir=Path(os.path.relpath(tmp_path / "data")))
+    function = firelet.deploy(ECHO)
+    assert function.call("here").payload == "here"

@@ -165,6 +165,7 @@ impl Config {
             None => Self::from_toml("", aws::variable)?,
         };
         config.apply(options);
+        config.make_absolute()?;
         config.check()?;
         Ok(config)
     }
@@ -212,6 +213,14 @@ impl Config {
         set(&mut self.keep_alive, options.keep_alive.as_ref());
         self.strict_runtimes |= options.strict_runtimes;
         self.runtime_dirs.extend(options.runtime_dir.iter().cloned());
+    }
+
+    /// Sandboxes are made by processes that work in directories of their own.
+    fn make_absolute(&mut self) -> anyhow::Result<()> {
+        for path in [&mut self.data_dir].into_iter().chain(&mut self.runtime_dirs) {
+            *path = std::path::absolute(&*path).with_context(|| format!("no path: {}", path.display()))?;
+        }
+        Ok(())
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -310,6 +319,13 @@ mod tests {
         std::fs::write(&file, "regoin = \"eu-west-1\"\n").unwrap();
         let error = Config::load(&options(&["--config", file.to_str().unwrap()])).unwrap_err();
         assert!(format!("{error:#}").contains("regoin"), "{error:#}");
+    }
+
+    #[test]
+    fn paths_do_not_depend_on_where_the_server_was_started() {
+        let config = Config::load(&options(&["--data-dir", "data", "--runtime-dir", "runtimes"])).unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!((config.data_dir, config.runtime_dirs), (here.join("data"), vec![here.join("runtimes")]));
     }
 
     #[test]
