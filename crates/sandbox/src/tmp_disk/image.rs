@@ -155,16 +155,20 @@ fn sparse_file(dir: &Path, bytes: u64) -> Result<File, TmpDiskError> {
     make().map_err(step(format!("make a file in {}", dir.display())))
 }
 
+/// Where the next data of a file from a position on begins, and where it ends; `None` where nothing but a hole follows.
+fn data_from(file: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(begin) => Ok(Some((begin, seek(file, SeekFrom::Hole(begin))?))),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Copies what is no hole. The position of `from`, which all who copy it have in common, is moved and never relied on.
 fn copy_extents(from: &File, to: &File) -> io::Result<()> {
     let mut at = 0;
-    loop {
-        let mut begin = match seek(from, SeekFrom::Data(at)) {
-            Ok(begin) => begin,
-            Err(Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        at = seek(from, SeekFrom::Hole(begin))?;
+    while let Some((mut begin, end)) = data_from(from, at)? {
+        at = end;
         let mut there = begin;
         while begin < at {
             let length = usize::try_from(at - begin).unwrap_or(usize::MAX);
@@ -176,19 +180,15 @@ fn copy_extents(from: &File, to: &File) -> io::Result<()> {
             }
         }
     }
+    Ok(())
 }
 
 /// Copies what is no hole through memory, from any file system to any other. Moves the position of `from`.
 pub(crate) fn copy_data(from: &File, to: &File) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 20];
     let mut at = 0;
-    loop {
-        let mut begin = match seek(from, SeekFrom::Data(at)) {
-            Ok(begin) => begin,
-            Err(Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        at = seek(from, SeekFrom::Hole(begin))?;
+    while let Some((mut begin, end)) = data_from(from, at)? {
+        at = end;
         while begin < at {
             let wanted = usize::try_from(at - begin).unwrap_or(usize::MAX).min(buffer.len());
             from.read_exact_at(&mut buffer[..wanted], begin)?;
@@ -196,6 +196,7 @@ pub(crate) fn copy_data(from: &File, to: &File) -> io::Result<()> {
             begin += wanted as u64;
         }
     }
+    Ok(())
 }
 
 /// Everything in a file that is not a hole or zeros.
@@ -203,13 +204,8 @@ fn data_extents(file: &File) -> io::Result<Vec<(u64, Vec<u8>)>> {
     const BLOCK: usize = 4096;
     let mut extents: Vec<(u64, Vec<u8>)> = Vec::new();
     let mut at = 0;
-    loop {
-        let begin = match seek(file, SeekFrom::Data(at)) {
-            Ok(begin) => begin,
-            Err(Errno::NXIO) => return Ok(extents),
-            Err(error) => return Err(error.into()),
-        };
-        at = seek(file, SeekFrom::Hole(begin))?;
+    while let Some((begin, end)) = data_from(file, at)? {
+        at = end;
         let mut block = [0u8; BLOCK];
         for offset in (begin..at).step_by(BLOCK) {
             file.read_exact_at(&mut block, offset)?;
@@ -222,4 +218,5 @@ fn data_extents(file: &File) -> io::Result<Vec<(u64, Vec<u8>)>> {
             }
         }
     }
+    Ok(extents)
 }
