@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use seccompiler::{BpfProgram, apply_filter};
@@ -46,8 +47,26 @@ pub(crate) struct Inside {
 /// How processes get into the control group.
 pub(crate) enum Group {
     None,
-    V2(OwnedFd),
+    V2(Unified),
     V1(Vec<OwnedFd>),
+}
+
+/// A group of the unified hierarchy.
+pub(crate) struct Unified {
+    /// For `CLONE_INTO_CGROUP`.
+    pub dir: OwnedFd,
+    /// Its `cgroup.procs`, for forks of an interpreter, which are not cloned into it. Open from the beginning: once init has
+    /// restricted itself, no file that is not the sandbox's can be opened for writing.
+    pub procs: Option<OwnedFd>,
+}
+
+impl Unified {
+    pub fn new(dir: OwnedFd, for_forks: bool) -> Result<Unified, StepError> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(&dir, "cgroup.procs", flags, Mode::empty());
+        let procs = for_forks.then(open).transpose().step(|| "open the control group".into())?;
+        Ok(Unified { dir, procs })
+    }
 }
 
 /// A user and a group of the outside, mapped into a user namespace.
@@ -134,7 +153,7 @@ fn serve(
         null: None,
         uid: settle.uid,
         max_tasks: settle.max_tasks,
-        group: group(settle, fds),
+        group: group(settle, fds, title.is_some())?,
     };
     let mut init = Init { control, inside, title, processes: HashMap::new(), kills: 0 };
 
@@ -193,12 +212,15 @@ fn tell(control: &OwnedFd, report: &FromInit, fds: &[BorrowedFd<'_>]) -> io::Res
     channel::send(control, &report.encode(), fds)
 }
 
-fn group(settle: Settle, fds: Vec<OwnedFd>) -> Group {
-    match settle.group {
+fn group(settle: Settle, fds: Vec<OwnedFd>, for_forks: bool) -> Result<Group, StepError> {
+    Ok(match settle.group {
         GroupEntry::None => Group::None,
-        GroupEntry::V2 => fds.into_iter().next().map_or(Group::None, Group::V2),
+        GroupEntry::V2 => {
+            let dir = fds.into_iter().next().ok_or(rustix::io::Errno::BADMSG).step(|| "take the control group".into())?;
+            Group::V2(Unified::new(dir, for_forks)?)
+        }
         GroupEntry::V1(_) => Group::V1(fds),
-    }
+    })
 }
 
 /// A finished sandbox at work.
@@ -271,7 +293,7 @@ impl Init<'_> {
     fn spawn(&mut self, spawn: &Spawn, pipes: Pipes) -> Result<Option<Forked>, StepError> {
         let stays = self.title.as_ref().filter(|_| spawn.waits);
         let group = match &self.inside.group {
-            Group::V2(dir) => Some(dir.as_fd()),
+            Group::V2(group) => Some(group.dir.as_fd()),
             Group::V1(_) | Group::None => None,
         };
         let forked = match stays {

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{OwnedFd, RawFd};
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{Gid, Mode, Uid};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::UnshareFlags;
 
@@ -145,10 +145,9 @@ fn join_group(inside: &Inside, cloned_into: bool) -> Result<(), StepError> {
                 rustix::io::write(file, b"0\n").step(failed)?;
             }
         }
-        Group::V2(dir) if !cloned_into => {
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            let procs = rustix::fs::openat(dir, "cgroup.procs", flags, Mode::empty()).step(failed)?;
-            rustix::io::write(&procs, b"0\n").step(failed)?;
+        Group::V2(group) if !cloned_into => {
+            let procs = group.procs.as_ref().ok_or(rustix::io::Errno::BADF).step(failed)?;
+            rustix::io::write(procs, b"0\n").step(failed)?;
         }
         Group::V2(_) | Group::None => {}
     }
@@ -252,17 +251,27 @@ mod tests {
 
     use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 
+    use std::os::fd::AsFd;
+
     use super::*;
+    use crate::init::Unified;
+    use crate::landlock;
     use crate::testing::UnifiedGroup;
 
     #[test]
     fn a_fork_enters_a_group_of_the_unified_hierarchy_by_itself() {
         let Some(own) = UnifiedGroup::make("join") else { return };
-        let inside =
-            Inside { filter: Vec::new(), null: None, uid: None, max_tasks: None, group: Group::V2(own.dir().into()) };
+        let group = Group::V2(Unified::new(own.dir().into(), true).unwrap());
+        let inside = Inside { filter: Vec::new(), null: None, uid: None, max_tasks: None, group };
+        let ruleset = landlock::ruleset(std::iter::empty()).unwrap();
         match sys::clone3(0, None).unwrap() {
             sys::Forked::Child => {
-                if join_group(&inside, false).is_err() {
+                // As init is by the time it forks.
+                let restricted = ruleset.is_none_or(|ruleset| {
+                    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).is_ok()
+                        && sys::landlock_restrict_self(ruleset.as_fd()).is_ok()
+                });
+                if !restricted || join_group(&inside, false).is_err() {
                     sys::exit_now(1);
                 }
                 loop {

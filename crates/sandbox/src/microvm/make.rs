@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guest::control::{CONTROL, FileSystem, Mount, Network, RUNTIME, Request, Step};
 use tokio::sync::oneshot;
@@ -24,6 +24,9 @@ use crate::{CreateError, Exit, Process, Restored, Sandbox as _, SandboxSpec};
 
 /// Numbers of processes and streams that a base snapshot has used stay below this.
 const FIRST_NUMBER: u32 = 1_000;
+
+/// How long a machine whose agent is lost has to say that it has ended, and why.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// The drives of every machine, in order.
 pub(super) mod drive {
@@ -136,8 +139,9 @@ pub(super) async fn restore(kept: &Stopped, spec: SandboxSpec) -> Result<Restore
 
 /// Takes apart a clone whose agent was lost before any tenant was in it: another one takes its place.
 async fn lose(machine: Machine) {
-    let ended = machine.live.vm.has_ended();
-    tracing::warn!(sandbox = machine.id, ended, "the agent of a new machine was lost, another one is made");
+    // Where the machine itself has ended, the word of it may come after that of the connection.
+    let exit = timeout(LAST_WORDS, machine.live.vm.exited()).await.ok();
+    tracing::warn!(sandbox = machine.id, ?exit, "the agent of a new machine was lost, another one is made");
     Box::new(machine).destroy().await;
 }
 

@@ -10,6 +10,7 @@ use image::erofs::{self, Tree};
 use sandbox::microvm::{MicroVms, Options, probe};
 use sandbox::{Backend, Exit, Process, ProcessSpec, RootFs, Sandbox, SandboxSpec};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tracing_subscriber::EnvFilter;
 
 /// How long a test waits for anything: guests of an emulated machine are slow.
 pub const DEADLINE: Duration = Duration::from_secs(180);
@@ -34,6 +35,8 @@ pub struct Rig {
 
 /// The `number`th test's backend, or `None` with the reason on stderr.
 pub fn rig(number: u32) -> Option<Rig> {
+    // RUST_LOG=debug tells what the backend did; the first test of the program sets it up for all.
+    let _ = tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).with_test_writer().try_init();
     let skip = |reason: String| {
         eprintln!("SKIPPED: {reason}");
         None
