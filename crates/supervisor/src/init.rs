@@ -216,7 +216,8 @@ fn group(settle: Settle, fds: Vec<OwnedFd>, for_forks: bool) -> Result<Group, St
     Ok(match settle.group {
         GroupEntry::None => Group::None,
         GroupEntry::V2 => {
-            let dir = fds.into_iter().next().ok_or(rustix::io::Errno::BADMSG).step(|| "take the control group".into())?;
+            let dir =
+                fds.into_iter().next().ok_or(rustix::io::Errno::BADMSG).step(|| "take the control group".into())?;
             Group::V2(Unified::new(dir, for_forks)?)
         }
         GroupEntry::V1(_) => Group::V1(fds),

@@ -30,6 +30,17 @@ pub struct MachineConfig {
     pub serial: bool,
 }
 
+/// How a kernel is entered. A restored machine goes on where it was, whatever it began with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum BootProtocol {
+    /// In 64-bit mode, with page tables, as Linux documents it. Every vmlinux can be entered so.
+    #[default]
+    Linux64,
+    /// In 32-bit mode without paging, at the address in a note of the ELF file, as Xen documents it: other kernels than Linux, and
+    /// a Linux with `CONFIG_PVH`.
+    Pvh,
+}
+
 /// A block device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriveConfig {

@@ -17,6 +17,12 @@ const MAX_SEGMENTS: usize = 64;
 const HEADER_BYTES: usize = 64;
 const SEGMENT_BYTES: usize = 56;
 const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+/// Most bytes of a kernel's notes that are looked at; Linux has a few hundred.
+const MAX_NOTES: u64 = 64 << 10;
+/// The note that says where a kernel is entered by PVH: its name with the final zero, and its type
+/// (`XEN_ELFNOTE_PHYS32_ENTRY`).
+const PVH_NOTE: (&[u8], u32) = (b"Xen\0", 18);
 const PAGE: u64 = 4096;
 
 /// Why a kernel cannot be loaded.
@@ -36,6 +42,11 @@ pub enum LoadError {
     /// The program headers cannot be.
     #[error("the kernel's program headers are damaged: {0}")]
     Damaged(&'static str),
+    /// The kernel cannot be entered by the protocol that was asked for.
+    #[error(
+        "the kernel has no note that says where PVH enters it: build it with CONFIG_PVH, or use Linux's 64-bit protocol"
+    )]
+    NoPvh,
     /// A part of the kernel does not fit where it wants to be.
     #[error("the kernel wants memory from {start:#x} to {end:#x}, which the machine has not, give it more memory")]
     NoRoom {
@@ -66,6 +77,8 @@ pub enum LoadError {
 pub struct Kernel {
     /// Where it is entered: a guest-physical address.
     pub entry: u64,
+    /// Where PVH enters it, if it can.
+    pub pvh_entry: Option<u32>,
     /// The end of the addresses that it occupies, with what it wants zeroed.
     pub end: u64,
 }
@@ -83,12 +96,12 @@ struct Segment {
 /// Loads `file` into memory that is zero, at the physical addresses that its program headers ask for. They must lie in
 /// `room`, which must be one region of the memory. `machine` is the ELF number of the architecture.
 pub fn kernel(memory: &Memory, file: &File, room: Range<u64>, machine: u16) -> Result<Kernel, LoadError> {
-    let (entry, segments) = parse(file, &room, machine)?;
+    let Parsed { entry, segments, pvh_entry } = parse(file, &room, machine)?;
     for segment in &segments {
         copy(memory, file, segment.offset, segment.address, segment.in_file, "kernel")?;
     }
     let end = segments.iter().map(|segment| segment.address + segment.in_memory).max().unwrap_or(entry);
-    Ok(Kernel { entry, end })
+    Ok(Kernel { entry, pvh_entry, end })
 }
 
 /// Loads `file` as high as it fits into `room`, at a page's start. Returns the addresses that it occupies.
@@ -100,8 +113,16 @@ pub fn initramfs(memory: &Memory, file: &File, room: Range<u64>) -> Result<Range
     Ok(start..start + bytes)
 }
 
-/// The entry and what to load, all of it checked against `room`.
-fn parse(file: &File, room: &Range<u64>, machine: u16) -> Result<(u64, Vec<Segment>), LoadError> {
+/// What an ELF file says of itself.
+struct Parsed {
+    entry: u64,
+    /// In the order of their addresses.
+    segments: Vec<Segment>,
+    pvh_entry: Option<u32>,
+}
+
+/// The entries and what to load, all of it checked against `room`.
+fn parse(file: &File, room: &Range<u64>, machine: u16) -> Result<Parsed, LoadError> {
     let read = |source| LoadError::Read { what: "kernel", source };
     let file_bytes = file.metadata().map_err(read)?.len();
     let mut header = [0; HEADER_BYTES];
@@ -126,21 +147,64 @@ fn parse(file: &File, room: &Range<u64>, machine: u16) -> Result<(u64, Vec<Segme
     }
     file.read_exact_at(&mut headers, table).map_err(read)?;
     let mut segments = Vec::new();
+    let mut pvh_entry = None;
     for header in headers.chunks_exact(SEGMENT_BYTES) {
-        if u32_at(header, 0) != PT_LOAD || u64_at(header, 40) == 0 {
-            continue;
+        match u32_at(header, 0) {
+            PT_LOAD if u64_at(header, 40) > 0 => segments.push(segment(header, file_bytes, room)?),
+            PT_NOTE if pvh_entry.is_none() => pvh_entry = pvh_note(&notes(file, header, file_bytes)?),
+            _ => {}
         }
-        segments.push(segment(header, file_bytes, room)?);
     }
     segments.sort_by_key(|segment| segment.address);
     if segments.windows(2).any(|pair| pair[0].address + pair[0].in_memory > pair[1].address) {
         return Err(LoadError::Damaged("two segments overlap"));
     }
-    let is_code = |segment: &Segment| (segment.address..segment.address + segment.in_file).contains(&entry);
-    if !segments.iter().any(is_code) {
+    let is_code = |entry| segments.iter().any(|segment| holds(segment, entry));
+    if !is_code(entry) {
         return Err(LoadError::Damaged("the entry lies outside of the segments"));
     }
-    Ok((entry, segments))
+    if pvh_entry.is_some_and(|entry| !is_code(entry.into())) {
+        return Err(LoadError::Damaged("the entry of PVH lies outside of the segments"));
+    }
+    Ok(Parsed { entry, segments, pvh_entry })
+}
+
+/// Whether an address is that of something in the file.
+fn holds(segment: &Segment, address: u64) -> bool {
+    (segment.address..segment.address + segment.in_file).contains(&address)
+}
+
+/// The notes of one program header, as they are.
+fn notes(file: &File, header: &[u8], file_bytes: u64) -> Result<Vec<u8>, LoadError> {
+    let (offset, bytes) = (u64_at(header, 8), u64_at(header, 32));
+    if bytes > MAX_NOTES || offset.checked_add(bytes).is_none_or(|end| end > file_bytes) {
+        return Err(LoadError::Damaged("the notes lie outside of the file, or are too many"));
+    }
+    let mut notes = vec![0; bytes as usize];
+    file.read_exact_at(&mut notes, offset).map_err(|source| LoadError::Read { what: "kernel", source })?;
+    Ok(notes)
+}
+
+/// The address in the note of PVH. Notes behind a damaged one are not seen.
+fn pvh_note(mut notes: &[u8]) -> Option<u32> {
+    const HEAD: usize = 12;
+    const ALIGN: usize = 4;
+    while notes.len() >= HEAD {
+        let (name_bytes, bytes, kind) = (u32_at(notes, 0) as usize, u32_at(notes, 4) as usize, u32_at(notes, 8));
+        let at = HEAD.checked_add(name_bytes.checked_next_multiple_of(ALIGN)?)?;
+        let end = at.checked_add(bytes)?;
+        let (name, content) = (notes.get(HEAD..HEAD + name_bytes)?, notes.get(at..end)?);
+        if (name, kind) == PVH_NOTE {
+            // As wide as the kernel's addresses, and below 4 GiB all the same.
+            return match bytes {
+                4 => Some(u32_at(content, 0)),
+                8 => u32::try_from(u64_at(content, 0)).ok(),
+                _ => None,
+            };
+        }
+        notes = notes.get(end.checked_next_multiple_of(ALIGN)?..)?;
+    }
+    None
 }
 
 fn segment(header: &[u8], file_bytes: u64, room: &Range<u64>) -> Result<Segment, LoadError> {

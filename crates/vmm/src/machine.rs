@@ -36,7 +36,7 @@ pub use self::state::{DecodeError, MachineState};
 use self::timings::Stopwatch;
 pub use self::timings::{MachineTimings, ShellTimings};
 use crate::arch::{self, Host, KvmError};
-use crate::config::{Exit, MAX_VCPUS, MachineConfig};
+use crate::config::{BootProtocol, Exit, MAX_VCPUS, MachineConfig};
 use crate::event_loop::EventLoop;
 use crate::memory::{LOW_END, Memory, Room};
 use crate::snapshot::{Access, WorkingSet};
@@ -46,6 +46,8 @@ use crate::vcpu::{Outcome, Vcpus};
 pub struct BootFiles {
     /// An ELF kernel.
     pub kernel: File,
+    /// How it is entered.
+    pub protocol: BootProtocol,
     /// Its initial file system.
     pub initramfs: Option<File>,
     /// A memory file of the machine's size, all zero. It becomes the machine's memory.
@@ -126,6 +128,7 @@ impl Shell {
         let cmdline = command_line(config);
         let parts = arch::BootParts {
             kernel: &files.kernel,
+            protocol: files.protocol,
             initramfs: files.initramfs.as_ref(),
             cmdline: &cmdline,
             vcpus: config.vcpus,

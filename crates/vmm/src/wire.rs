@@ -17,7 +17,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Exit, MachineConfig};
+use crate::config::{BootProtocol, Exit, MachineConfig};
 
 mod blob;
 mod socket;
@@ -92,6 +92,7 @@ pub(crate) struct Start {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Boot {
     pub config: MachineConfig,
+    pub protocol: BootProtocol,
     pub has_initramfs: bool,
     pub has_serial: bool,
 }

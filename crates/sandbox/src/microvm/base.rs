@@ -15,7 +15,7 @@ use guest::control::{CONTROL, FileSystem, Mount, Reply, Request, Spawn, VERSION}
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use vmm::config::{DriveConfig, MachineConfig};
+use vmm::config::{BootProtocol, DriveConfig, MachineConfig};
 use vmm::host::{Attached, Kernel, MicroVm};
 use vmm::snapshot::{SnapshotStore, StoreError, Template};
 
@@ -237,7 +237,7 @@ async fn boot(host: &Arc<Host>, kind: &Kind) -> Result<Template, CreateError> {
         serial: false,
     };
     let shell = host.fresh_shell(kind.size.vcpus).await?;
-    let kernel = Kernel { image: host.kernel()?, initramfs: Some(host.initramfs()?) };
+    let kernel = Kernel { image: host.kernel()?, protocol: BootProtocol::Linux64, initramfs: Some(host.initramfs()?) };
     let tap = tap.as_ref().map(|slot| slot.tap.try_clone()).transpose().map_err(unmade)?;
     let vm = shell.boot(&config, kernel, Attached { drives, tap, serial: None }).await;
     let vm = vm.map_err(|error| failed("boot a base machine", error))?;

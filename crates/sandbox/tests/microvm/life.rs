@@ -37,6 +37,19 @@ async fn a_machine_runs_processes_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_dies_while_it_is_made_is_made_again() {
+    let Some(rig) = rig(4) else { return };
+    // So that there is a base, and the next machine is a clone.
+    soon("it is destroyed", rig.sandbox("first").await.destroy()).await;
+    let killed = rig.kill_next_guest();
+    let sandbox = rig.sandbox("second").await;
+    assert!(soon("a guest is killed", killed).await.unwrap());
+    assert_eq!(says(&*sandbox, "echo there").await, "there");
+    soon("it is destroyed", sandbox.destroy()).await;
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn limits_hold() {
     let Some(rig) = rig(1) else { return };
     // Small, since each page that is touched for the first time takes an emulated machine milliseconds.

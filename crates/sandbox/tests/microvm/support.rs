@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use image::erofs::{self, Tree};
 use sandbox::microvm::{MicroVms, Options, probe};
 use sandbox::{Backend, Exit, Process, ProcessSpec, RootFs, Sandbox, SandboxSpec};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 /// How long a test waits for anything: guests of an emulated machine are slow.
@@ -134,6 +136,28 @@ impl Rig {
         left
     }
 
+    /// Kills the next machine as soon as its guest has run for some hundredths of a second; says whether there was one.
+    pub fn kill_next_guest(&self) -> JoinHandle<bool> {
+        const TICKS: u64 = 3;
+        let users = self.first_uid..self.first_uid + MACHINES;
+        let has_run = |pid: i32| {
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+            stats.filter_map(|stat| cpu_ticks(&stat, "vcpu0")).any(|ticks| ticks >= TICKS)
+        };
+        tokio::task::spawn_blocking(move || {
+            let deadline = Instant::now() + DEADLINE;
+            while Instant::now() < deadline {
+                if let Some(pid) = pids_of(users.clone()).into_iter().find(|pid| has_run(*pid)) {
+                    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                    return rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok();
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            false
+        })
+    }
+
     /// Ends the backend and sees that nothing of it is left.
     pub async fn end(self) {
         soon("the backend ends", self.backend.shutdown()).await;
@@ -143,16 +167,29 @@ impl Rig {
 }
 
 /// Processes of the host that run as one of these users.
-fn processes_of(users: std::ops::Range<u32>) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(status) = std::fs::read_to_string(entry.path().join("status")) else { continue };
-        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
-        if uid.is_some_and(|uid: u32| users.contains(&uid)) {
-            found.push(status.lines().take(3).collect::<Vec<_>>().join(" "));
-        }
-    }
-    found
+fn pids_of(users: Range<u32>) -> Vec<i32> {
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let uid = |pid: &i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
+    };
+    pids.filter(|pid| uid(pid).is_some_and(|uid: u32| users.contains(&uid))).collect()
+}
+
+/// What these processes are.
+fn processes_of(users: Range<u32>) -> Vec<String> {
+    let status = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/status")).ok();
+    let shown = |status: String| status.lines().take(3).collect::<Vec<_>>().join(" ");
+    pids_of(users).into_iter().filter_map(|pid| status(pid).map(shown)).collect()
+}
+
+/// Processor time of a thread, if it is called so, from its line in `/proc`.
+fn cpu_ticks(stat: &str, name: &str) -> Option<u64> {
+    let (head, fields) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    head.ends_with(&format!("({name}")).then_some(ticks(11)? + ticks(12)?)
 }
 
 /// Fails if it takes longer than anything may.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use vmm::config::{DriveConfig, MachineConfig};
+use vmm::config::{BootProtocol, DriveConfig, MachineConfig};
 use vmm::host::{Attached, Jail, Kernel, Launcher, MicroVm, Options, Shell};
 
 use crate::Result;
@@ -52,7 +52,7 @@ impl Rig {
         Ok(Rig { launcher: Launcher::new(options)?, kernel: named("FIRELET_GUEST_KERNEL")?, agent })
     }
 
-    pub async fn boot(&self, shell: Shell) -> Result<MicroVm> {
+    pub async fn boot(&self, shell: Shell, protocol: BootProtocol) -> Result<MicroVm> {
         let config = MachineConfig {
             vcpus: 1,
             memory_mib: MEMORY_MIB,
@@ -64,7 +64,8 @@ impl Rig {
             balloon: true,
             serial: false,
         };
-        let kernel = Kernel { image: File::open(&self.kernel)?, initramfs: Some(self.initramfs()?) };
+        let image = File::open(&self.kernel)?;
+        let kernel = Kernel { image, protocol, initramfs: Some(self.initramfs()?) };
         Ok(shell.boot(&config, kernel, attached()?).await?)
     }
 

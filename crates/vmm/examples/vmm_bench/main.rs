@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use figures::{Footprint, Samples, head, line, mib, ms};
 use guest::Rig;
+use vmm::config::BootProtocol;
 use vmm::host::{Extras, MicroVm};
 use vmm::snapshot::{Host, Key, Template, save};
 
@@ -90,22 +91,27 @@ async fn shells(rig: &Rig) -> Result<f64> {
 
 /// A machine that has booted, and the median time from the call until its agent answered, in milliseconds.
 async fn boots(rig: &Rig) -> Result<(MicroVm, f64)> {
-    let (mut called, mut answered) = (Samples::default(), Samples::default());
+    let (mut called, mut answered, mut by_pvh) = (Samples::default(), Samples::default(), Samples::default());
     let mut last = None;
     for _ in 0..BOOTS {
         drop(last.take());
         let shell = rig.launcher.fresh(1, Extras::default()).await?;
         let begun = Instant::now();
-        let machine = rig.boot(shell).await?;
+        let machine = rig.boot(shell, BootProtocol::Linux64).await?;
         called.add(ms(begun.elapsed()));
         guest::greet(&machine).await?;
         answered.add(ms(begun.elapsed()));
+        let shell = rig.launcher.fresh(1, Extras::default()).await?;
+        let begun = Instant::now();
+        guest::greet(&rig.boot(shell, BootProtocol::Pvh).await?).await?;
+        by_pvh.add(ms(begun.elapsed()));
         last = Some(machine);
     }
     let machine = last.ok_or("nothing was booted")?;
     head("Boot, ms (p50, p90)");
     line("call until the guest runs", &called.to_string());
     line("call until its agent answers", &answered.to_string());
+    line("the same, entered by PVH", &by_pvh.to_string());
     head("Memory of the monitor after a boot (private: the goal is at most 3 MiB)");
     Footprint::of(machine.pid())?.print();
     Ok((machine, answered.percentile(50)))

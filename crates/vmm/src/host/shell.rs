@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::link::{CallError, Link};
 use super::microvm::{MachineReport, MicroVm, Origin, scratch};
-use crate::config::{Exit, MAX_DRIVES, MachineConfig};
+use crate::config::{BootProtocol, Exit, MAX_DRIVES, MachineConfig};
 use crate::snapshot::{self, Template};
 use crate::wire::{self, Answer, Boot, Call, Restore, ShellTimes};
 
@@ -26,6 +26,8 @@ pub struct ShellReport {
 pub struct Kernel {
     /// A vmlinux.
     pub image: File,
+    /// How it is entered.
+    pub protocol: BootProtocol,
     /// The first file system, if the drives do not hold it.
     pub initramfs: Option<File>,
 }
@@ -105,6 +107,7 @@ impl Shell {
         let file = snapshot::memory(bytes, config.huge_pages).map_err(memory)?;
         let call = Boot {
             config: config.clone(),
+            protocol: kernel.protocol,
             has_initramfs: kernel.initramfs.is_some(),
             has_serial: attached.serial.is_some(),
         };

@@ -194,11 +194,12 @@ impl Server {
         let Stage::Shell(shell) = std::mem::replace(&mut self.stage, Stage::Nothing) else {
             return Err(CallError::NoShell);
         };
-        let Boot { config, has_initramfs, has_serial } = boot;
+        let Boot { config, protocol, has_initramfs, has_serial } = boot;
         let (memory, kernel) = (fds.next()?, fds.next()?.into());
         let initramfs = if has_initramfs { Some(fds.next()?.into()) } else { None };
         let devices = fds.devices(config.drives.len(), config.net.is_some(), has_serial)?;
-        let machine = shell.boot(&config, BootFiles { kernel, initramfs, memory, devices }, &mut self.events)?;
+        let files = BootFiles { kernel, protocol, initramfs, memory, devices };
+        let machine = shell.boot(&config, files, &mut self.events)?;
         Ok(Answer::Machine(self.adopt(machine, 0, 0)))
     }
 

@@ -17,7 +17,7 @@ fn messages_come_back_as_they_were() {
         balloon: true,
         serial: false,
     };
-    let call = Call::Boot(Boot { config, has_initramfs: true, has_serial: false });
+    let call = Call::Boot(Boot { config, protocol: BootProtocol::Pvh, has_initramfs: true, has_serial: false });
     let request = Request { id: u64::MAX, call };
     assert_eq!(decode::<Request>(&encode(&request).unwrap()).unwrap(), request);
     let report = Report::Answer { id: 7, result: Err("no".into()) };

@@ -1,6 +1,6 @@
 //! Linux guests that boot.
 
-use vmm::config::Exit;
+use vmm::config::{BootProtocol, Exit};
 
 use crate::support::{Bench, config, file, kernel, memory_file, or_skip};
 use crate::ticker::{cmdline, initramfs, numbers};
@@ -17,6 +17,18 @@ fn init_runs_on_one_to_six_vcpus() {
         assert!((90 * MIB..128 * MIB).contains(&memory), "{memory}");
         assert_eq!(bench.exit(), Exit::Reset);
     }
+}
+
+#[test]
+fn a_kernel_is_entered_by_pvh() {
+    // With more memory than fits below 4 GiB, and with an initial file system: all that a start info can tell.
+    let config = vmm::config::MachineConfig { memory_mib: 4 * 1024, ..config(2, &cmdline('r')) };
+    let (kernel, memory) = (or_skip!(kernel()), memory_file(config.memory_mib));
+    let mut bench = Bench::boot_by(BootProtocol::Pvh, memory, kernel, Some(file(&initramfs())), &config);
+    let [cpus, memory] = numbers(&bench.line("I "))[..] else { panic!("not two numbers") };
+    assert_eq!(cpus, 2);
+    assert!((3900 * MIB..4 * 1024 * MIB).contains(&memory), "{memory}");
+    assert_eq!(bench.exit(), Exit::Reset);
 }
 
 #[test]

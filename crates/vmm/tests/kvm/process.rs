@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use vmm::config::{DriveConfig, Exit, MachineConfig, NetConfig};
+use vmm::config::{BootProtocol, DriveConfig, Exit, MachineConfig, NetConfig};
 use vmm::host::{After, Attached, CallError, Extras, Jail, Kernel, Launcher, MachineError, MicroVm, Options, Program};
 use vmm::snapshot::Template;
 
@@ -65,7 +65,11 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 
 async fn boot(launcher: &Launcher, kernel: &PathBuf) -> MicroVm {
     let shell = soon(launcher.shell(1, Extras::default())).await.unwrap();
-    let kernel = Kernel { image: File::open(kernel).unwrap(), initramfs: Some(init::initramfs()) };
+    let kernel = Kernel {
+        image: File::open(kernel).unwrap(),
+        protocol: BootProtocol::default(),
+        initramfs: Some(init::initramfs()),
+    };
     soon(shell.boot(&config(), kernel, Attached::default())).await.unwrap()
 }
 
@@ -237,7 +241,11 @@ async fn every_device_works_in_the_jail_before_and_after_a_restore() {
         tap,
         serial: Some(File::create(&output).unwrap().into()),
     };
-    let boots = || Kernel { image: File::open(&kernel).unwrap(), initramfs: Some(init::initramfs()) };
+    let boots = || Kernel {
+        image: File::open(&kernel).unwrap(),
+        protocol: BootProtocol::default(),
+        initramfs: Some(init::initramfs()),
+    };
     let mut careless = attached(None);
     careless.drives[0] = disk("root", true);
     let shell = soon(launcher.shell(2, Extras::default())).await.unwrap();

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vmm::config::{Exit, MachineConfig};
+use vmm::config::{BootProtocol, Exit, MachineConfig};
 use vmm::event_loop::{EventLoop, EventOps, EventSet, Events, MutEventSubscriber};
 use vmm::machine::{BootFiles, DeviceFiles, Machine, MachineState, RestoreError, RestoreFiles, Shell};
 
@@ -132,10 +132,21 @@ pub struct Bench {
 impl Bench {
     /// Boots an ELF program or a kernel in the memory file.
     pub fn boot_in(memory: OwnedFd, kernel: File, initramfs: Option<File>, config: &MachineConfig) -> Bench {
+        Bench::boot_by(BootProtocol::Linux64, memory, kernel, initramfs, config)
+    }
+
+    /// The same by another protocol.
+    pub fn boot_by(
+        protocol: BootProtocol,
+        memory: OwnedFd,
+        kernel: File,
+        initramfs: Option<File>,
+        config: &MachineConfig,
+    ) -> Bench {
         let (output, console) = Console::new();
         let serial = config.serial.then_some(output);
         let devices = DeviceFiles { serial, ..DeviceFiles::default() };
-        let files = BootFiles { kernel, initramfs, memory, devices };
+        let files = BootFiles { kernel, protocol, initramfs, memory, devices };
         let mut events = EventLoop::new().unwrap();
         let machine = shell(config.vcpus).boot(config, files, &mut events).unwrap();
         Bench::with(machine, events, console)

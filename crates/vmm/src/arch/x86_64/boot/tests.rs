@@ -18,9 +18,13 @@ fn u64_at(page: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(page[at..at + 8].try_into().unwrap())
 }
 
+fn layout() -> Layout {
+    Layout { initramfs: 40 * MIB..41 * MIB, cmdline_bytes: 7, root: 0xe_1234, map: memory_map(64 * MIB) }
+}
+
 #[test]
 fn the_zero_page_says_where_everything_is() {
-    let page = zero_page(&guest(64 * MIB), &(40 * MIB..41 * MIB), 7, 0xe_1234);
+    let page = linux::zero_page(&layout());
     assert_eq!(u64_at(&page, 0x70), 0xe_1234);
     assert_eq!(u32_at(&page, 0x218), 40 << 20);
     assert_eq!(u32_at(&page, 0x21c), 1 << 20);
@@ -29,6 +33,26 @@ fn the_zero_page_says_where_everything_is() {
     assert_eq!(u64_at(&page, 0x2d0 + 40), MIB);
     assert_eq!(u64_at(&page, 0x2d0 + 48), 63 * MIB);
     assert_eq!(u32_at(&page, 0x2d0 + 56), 1);
+}
+
+#[test]
+fn the_start_info_says_where_everything_is() {
+    let info = pvh::start_info(&layout());
+    // Addresses in it are the guest's, and all of them lie in it or are the layout's.
+    let at = |address: u64| (address - START) as usize;
+    assert_eq!((u32_at(&info, 0), u32_at(&info, 4)), (pvh::MAGIC, 1));
+    assert_eq!(u32_at(&info, 12), 1);
+    let module = at(u64_at(&info, 16));
+    assert_eq!((u64_at(&info, module), u64_at(&info, module + 8)), (40 * MIB, MIB));
+    assert_eq!((u64_at(&info, 24), u64_at(&info, 32)), (COMMAND_LINE, 0xe_1234));
+    let (map, entries) = (at(u64_at(&info, 40)), u32_at(&info, 48));
+    assert_eq!((map, entries), ((pvh::INFO_BYTES + pvh::MODULE_BYTES) as usize, 3));
+    let last = map + 2 * 24;
+    assert_eq!((u64_at(&info, last), u64_at(&info, last + 8), u32_at(&info, last + 16)), (MIB, 63 * MIB, 1));
+    assert_eq!(info.len(), last + 24);
+
+    let without = pvh::start_info(&Layout { initramfs: 0..0, ..layout() });
+    assert_eq!(u32_at(&without, 12), 0);
 }
 
 #[test]
@@ -43,14 +67,17 @@ fn the_memory_map_has_a_gap_below_four_gib() {
 }
 
 #[test]
-fn descriptors_are_those_of_a_flat_long_mode() {
-    let words: Vec<u64> = gdt().chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect();
-    assert_eq!(words[2], 0x00af_9b00_0000_ffff);
-    assert_eq!(words[3], 0x00cf_9300_0000_ffff);
+fn descriptors_are_those_of_flat_segments() {
+    for (segments, code) in [(linux::SEGMENTS, 0x00af_9b00_0000_ffff), (pvh::SEGMENTS, 0x00cf_9b00_0000_ffff)] {
+        let words = descriptors(&segments);
+        let words: Vec<u64> =
+            words.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect();
+        assert_eq!(words[2..], [code, 0x00cf_9300_0000_ffff, 0x0000_8b00_0000_0067]);
+    }
 }
 
 #[test]
-fn a_command_line_must_fit_and_end() {
+fn what_is_loaded_can_be_entered_and_its_command_line_ends() {
     let mut elf = vec![0; 120];
     elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
     for (at, value) in [(16, 2), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1)] {
@@ -62,12 +89,14 @@ fn a_command_line_must_fit_and_end() {
     let mut kernel = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut kernel, &elf).unwrap();
     let memory = guest(64 * MIB);
-    let attempt = |cmdline: &str| {
-        let parts =
-            BootParts { kernel: &kernel, initramfs: Some(&kernel), cmdline, vcpus: 1, slots: &[], serial: false };
+    let attempt_by = |protocol, cmdline: &str| {
+        let (slots, initramfs) = (&[], Some(&kernel));
+        let parts = BootParts { kernel: &kernel, protocol, initramfs, cmdline, vcpus: 1, slots, serial: false };
         load(&memory, &parts)
     };
-    assert_eq!(attempt("panic=-1").unwrap(), 2 * MIB);
+    let attempt = |cmdline: &str| attempt_by(BootProtocol::Linux64, cmdline);
+    assert_eq!(attempt("panic=-1").unwrap(), Entry { address: 2 * MIB, protocol: BootProtocol::Linux64 });
+    assert!(matches!(attempt_by(BootProtocol::Pvh, ""), Err(LoadError::NoPvh)));
     let line: [u8; 9] = memory.read_obj(GuestAddress(COMMAND_LINE)).unwrap();
     assert_eq!(&line, b"panic=-1\0");
     assert!(memory.check_range(GuestAddress(ACPI.start), 8));
