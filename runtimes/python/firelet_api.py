@@ -27,6 +27,10 @@ class RuntimeApi:
         self._common = "Host: %s\r\nUser-Agent: %s\r\n" % (address, agent)
         self._next = ("GET %sinvocation/next HTTP/1.1\r\n%s\r\n" % (self._PREFIX, self._common)).encode("ascii")
 
+    def use(self, connection):
+        """Goes on over a socket that is connected."""
+        self._socket = connection
+
     def next(self):
         """Waits for an invocation: its headers, in lower case, and its payload."""
         status, headers, body = self._exchange(self._next)

@@ -6,6 +6,7 @@ same in every clone, and must be drawn again.
 """
 
 import _imp
+import gc
 import os
 import sys
 import time
@@ -21,6 +22,8 @@ def fork_from_here(library):
 
     The library is an extension module whose initialization does all that, and in a fork fails: so it leaves no module.
     """
+    # What is there now is no garbage of any fork's: looking for some would write to all of it.
+    gc.freeze()
     try:
         _imp.create_dynamic(type(sys.__spec__)("firelet_zygote", None, origin=library))
     except SystemError:

@@ -400,7 +400,11 @@ def main():
 
         zygote = os.environ.pop("FIRELET_ZYGOTE", None)
         if zygote:
+            # Often enough for the interpreter to have adapted its code, which it writes into.
+            for _ in range(16):
+                _rehearse()
             fork_from_here(zygote)
+        _rehearse()
         wait(int(prestart))
     _take_environment()
     address = os.environ["AWS_LAMBDA_RUNTIME_API"]
@@ -446,6 +450,14 @@ def main():
         _serve(api, function, sink, worker)
     finally:
         sink.flush()
+
+
+def _rehearse():
+    from firelet_rehearsal import rehearse
+
+    rehearse(RuntimeApi("127.0.0.1:9001"), _load_handler, _serve_one)
+    Invocation.request_id = None
+    del os.environ["_X_AMZN_TRACE_ID"]
 
 
 def _take_environment():
@@ -500,51 +512,53 @@ def _set_path(task_root):
 
 
 def _serve(api, function, sink, worker):
-    environ = os.environ
     while True:
-        headers, payload = api.next()
-        request_id = headers.get("lambda-runtime-aws-request-id", "")
-        Invocation.request_id = request_id
-        if worker is not None:
-            worker.begins(request_id)
-        Invocation.tenant_id = headers.get("lambda-runtime-aws-tenant-id")
-        trace_id = headers.get("lambda-runtime-trace-id")
-        if trace_id is not None:
-            environ["_X_AMZN_TRACE_ID"] = trace_id
-        elif "_X_AMZN_TRACE_ID" in environ:
-            del environ["_X_AMZN_TRACE_ID"]
+        _serve_one(api, function, sink, worker)
 
-        error = cause = None
-        try:
-            context = LambdaContext(headers, sink)
-            event = _event(payload, headers.get("content-type", "application/json"))
-            body, content_type = _result(function(event, context))
-        except Fault as fault:
-            error = _error(fault.message, fault.kind, fault.trace, request_id)
-            cause = _xray_cause("LambdaValidationError", fault.message, [])
-        except Exception as problem:
-            frames = _frames(problem.__traceback__)
-            kind = type(problem).__name__
-            error = _error(str(problem), kind, _formatted(frames), request_id)
-            cause = _xray_cause(kind, str(problem), frames)
-        if error is not None:
-            _log_error(error, sink)
-        sink.flush()
-        if error is not None:
-            status = api.fail(request_id, error, cause)
-            what = "error"
-        else:
-            status = api.respond(request_id, body, content_type)
-            what = "success"
-        if status >= 300:
-            text = "LAMBDA_RUNTIME Failed to post handler %s response. Http response code: %d.\n"
-            sys.stderr.write(text % (what, status))
-            if status >= 500:
-                sys.exit(1)
-        if worker is not None:
-            worker.ends()
-        # The platform freezes the process now; nothing of the last invocation need stay in memory.
-        event = context = body = payload = None
+
+def _serve_one(api, function, sink, worker):
+    environ = os.environ
+    headers, payload = api.next()
+    request_id = headers.get("lambda-runtime-aws-request-id", "")
+    Invocation.request_id = request_id
+    if worker is not None:
+        worker.begins(request_id)
+    Invocation.tenant_id = headers.get("lambda-runtime-aws-tenant-id")
+    trace_id = headers.get("lambda-runtime-trace-id")
+    if trace_id is not None:
+        environ["_X_AMZN_TRACE_ID"] = trace_id
+    elif "_X_AMZN_TRACE_ID" in environ:
+        del environ["_X_AMZN_TRACE_ID"]
+
+    error = cause = None
+    try:
+        context = LambdaContext(headers, sink)
+        event = _event(payload, headers.get("content-type", "application/json"))
+        body, content_type = _result(function(event, context))
+    except Fault as fault:
+        error = _error(fault.message, fault.kind, fault.trace, request_id)
+        cause = _xray_cause("LambdaValidationError", fault.message, [])
+    except Exception as problem:
+        frames = _frames(problem.__traceback__)
+        kind = type(problem).__name__
+        error = _error(str(problem), kind, _formatted(frames), request_id)
+        cause = _xray_cause(kind, str(problem), frames)
+    if error is not None:
+        _log_error(error, sink)
+    sink.flush()
+    if error is not None:
+        status = api.fail(request_id, error, cause)
+        what = "error"
+    else:
+        status = api.respond(request_id, body, content_type)
+        what = "success"
+    if status >= 300:
+        text = "LAMBDA_RUNTIME Failed to post handler %s response. Http response code: %d.\n"
+        sys.stderr.write(text % (what, status))
+        if status >= 500:
+            sys.exit(1)
+    if worker is not None:
+        worker.ends()
 
 
 def _event(payload, content_type):

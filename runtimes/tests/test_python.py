@@ -434,13 +434,40 @@ random.seed(1)
 def look(event, context):
     print("said")
     names = [name for name in os.environ if name not in ("PATH", "AWS_LAMBDA_RUNTIME_API", "LC_CTYPE", "_LAMBDA_TELEMETRY_LOG_FD")]
-    return [sorted(names), os.getcwd(), sys.path[0], time.strftime("%Z"), context.function_name]
+    # Nobody has been here before: no event, module or open file is left of what a runtime did while it waited.
+    modules = {name for name in sys.modules if name not in ("firelet_prestart", "gc")}
+    left = [sorted(modules), sorted(sys.path_importer_cache), len(os.listdir("/proc/self/fd")), context.aws_request_id]
+    return [sorted(names), os.getcwd(), sys.path[0], time.strftime("%Z"), context.function_name, left]
 """})
     env = {**ENV, "TZ": "EST5", "AWS_LAMBDA_LOG_FORMAT": "JSON"}
     runs = [run(OURS, tmp_path, "app.look", [invocation()], env, log_fd, prestart=prestart) for prestart in (None, PRESTART)]
     plain, waited = [(ran.post.json, ran.stdout, [frame.message for frame in ran.frames]) for ran in runs]
     assert waited == plain
     assert plain[0][3] == "EST" and plain[0][1] == str(tmp_path)
+
+
+def test_a_rehearsal_loads_and_serves_a_function():
+    code = """if True:
+        import sys
+        sys.path.insert(0, %r)
+        import firelet_runtime as runtime
+        def watched(kind, name):
+            method = getattr(kind, name)
+            def watch(*arguments):
+                seen.append([name, *arguments[1:]])
+                return method(*arguments)
+            setattr(kind, name, watch)
+        seen = []
+        watched(runtime.RuntimeApi, "next")
+        watched(runtime.RuntimeApi, "respond")
+        for _ in range(2):
+            runtime._rehearse()
+        from firelet_json import dumps
+        print(dumps([[name, *map(str, arguments)] for name, *arguments in seen]))
+    """
+    ran = subprocess.run([sys.executable, "-c", code % str(RUNTIMES / "python")], stdout=subprocess.PIPE, check=True, env={})
+    answered = [str(b'{"name": "value", "list": [1, 2.5, null, true]}'), "application/json"]
+    assert json.loads(ran.stdout) == 2 * [["next"], ["respond", "00000000-0000-0000-0000-000000000000", *answered]]
 
 
 def test_an_interpreter_that_waited_and_had_drawn_random_numbers_draws_others():

@@ -44,6 +44,7 @@ const PYTHON: &[File] = runtime_files![
     "firelet_concurrent.py" from "python/firelet_concurrent.py",
     "firelet_json.py" from "python/firelet_json.py",
     "firelet_prestart.py" from "python/firelet_prestart.py",
+    "firelet_rehearsal.py" from "python/firelet_rehearsal.py",
     "firelet_runtime.py" from "python/firelet_runtime.py",
     "firelet_logging.py" from "python/firelet_logging.py",
     "firelet_snapstart.py" from "python/firelet_snapstart.py",
