@@ -40,8 +40,10 @@ const CPU_QUOTA_MIN_US: u64 = 1_000;
 pub struct Limits {
     /// Memory of all processes together, in bytes; no swap on top.
     pub memory_bytes: u64,
-    /// CPU time in thousandths of one processor.
+    /// CPU time in thousandths of one processor, at most.
     pub cpu_millis: u32,
+    /// Its share where there is less CPU time than all want: in proportion to this, which for functions is `cpu_millis`.
+    pub cpu_share: u32,
     /// Processes and threads together.
     pub max_tasks: u32,
 }

@@ -283,6 +283,7 @@ impl Host {
         let limits = Limits {
             memory_bytes: (u64::from(size.memory_mib) << 20) + VMM_BYTES,
             cpu_millis: spec.cpu_millis,
+            cpu_share: spec.cpu_millis,
             max_tasks: VMM_TASKS,
         };
         let (host, name) = (Arc::clone(self), format!("vm-{}", self.last_key.fetch_add(1, Ordering::Relaxed) + 1));

@@ -197,7 +197,9 @@ struct Host {
 }
 
 /// What a sandbox is limited to while nobody has asked for it: it gets limits of its own before anything runs in it.
-const READY: Limits = Limits { memory_bytes: 128 << 20, cpu_millis: 100, max_tasks: 0 };
+const READY: Limits = Limits { memory_bytes: 128 << 20, cpu_millis: 100, cpu_share: 100, max_tasks: 0 };
+/// How long a start goes on by itself before what it took is made again.
+const HEAD_START: Duration = Duration::from_millis(10);
 
 /// The sandboxes that are not buried yet, by key.
 type Roster = Mutex<HashMap<u64, Arc<Live>>>;
@@ -371,8 +373,10 @@ impl Drop for Creating<'_> {
     }
 }
 
-/// Makes what is kept ready until there is enough, or until somebody wants a sandbox, who comes first and will call again.
+/// Makes what is kept ready until there is enough, or until somebody wants a sandbox, who comes first and will call again. Not at
+/// once: the function whose sandbox was taken is being initialized, and needs the processors.
 async fn refill(host: Weak<Host>) {
+    tokio::time::sleep(HEAD_START).await;
     while let Some(host) = host.upgrade() {
         let idle = host.creating.load(Relaxed) == 0;
         if idle && prepared::restock(&host).await {

@@ -71,9 +71,10 @@ impl<K: Clone + PartialEq, T> Stock<K, T> {
         taken.map(|(thing, _)| thing)
     }
 
-    /// Of which kind there should be one more: the one that lacks most, in proportion; among equals, the one wanted last.
-    /// Makes room for it by giving up others that were wanted longer ago: they come back to be dropped.
-    pub fn wanted(&mut self, now: Instant) -> (Option<K>, Vec<T>) {
+    /// Of which kind there should be one more: the one that lacks most, in proportion; among equals, one that is soon made, as the
+    /// others would wait for the rest; then the one wanted last. Makes room for it by giving up others that were wanted longer ago:
+    /// they come back to be dropped.
+    pub fn wanted(&mut self, now: Instant, is_soon_made: impl Fn(&K) -> bool) -> (Option<K>, Vec<T>) {
         let mut given_up = self.age(now);
         let lacking = self
             .kinds
@@ -83,7 +84,8 @@ impl<K: Clone + PartialEq, T> Stock<K, T> {
         // Fractions compared without division: ready / goal.
         let most = lacking.min_by(|(_, one), (_, two)| {
             let (left, right) = (one.ready.len() * two.goal, two.ready.len() * one.goal);
-            left.cmp(&right).then(two.touched.cmp(&one.touched))
+            let soon = is_soon_made(&two.key).cmp(&is_soon_made(&one.key));
+            left.cmp(&right).then(soon).then(two.touched.cmp(&one.touched))
         });
         let Some((wanted, touched)) = most.map(|(at, kind)| (at, kind.touched)) else { return (None, given_up) };
         while self.is_full() {

@@ -8,7 +8,7 @@ use super::*;
 use crate::host::HostFacts;
 
 const MIB: u64 = 1 << 20;
-const LIMITS: Limits = Limits { memory_bytes: 64 * MIB, cpu_millis: 500, max_tasks: 20 };
+const LIMITS: Limits = Limits { memory_bytes: 64 * MIB, cpu_millis: 500, cpu_share: 500, max_tasks: 20 };
 
 /// The groups of this machine, or `None` with the reason on stderr.
 fn cgroups() -> Option<Cgroups> {
@@ -338,7 +338,8 @@ fn imitation() -> tempfile::TempDir {
 #[test]
 fn unified_files_are_written_and_read() {
     let dir = imitation();
-    let leaf = v2::Leaf::set_up(dir.path(), &Limits { cpu_millis: 1769, ..LIMITS }, &[]).expect("set up");
+    let leaf =
+        v2::Leaf::set_up(dir.path(), &Limits { cpu_millis: 1769, cpu_share: 1769, ..LIMITS }, &[]).expect("set up");
     let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("read");
     assert_eq!(read("memory.max"), "67108864");
     assert!(read("memory.swap.max").starts_with('0'));

@@ -210,7 +210,7 @@ impl Leaf {
             must(path, "pids.max", limits.max_tasks.to_string())?;
         }
         if let Some(path) = &self.cpu {
-            let shares = (u64::from(limits.cpu_millis) * 1024 / 1000).clamp(2, 262_144);
+            let shares = (u64::from(limits.cpu_share) * 1024 / 1000).clamp(2, 262_144);
             must(path, "cpu.shares", shares.to_string())?;
         }
         self.set_cpu(limits.cpu_millis).map_err(|source| CgroupError::File {

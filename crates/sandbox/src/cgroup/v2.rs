@@ -189,7 +189,7 @@ impl Leaf {
             must("pids.max", limits.max_tasks.to_string())?;
         }
         if self.cpu_max.is_some() {
-            may("cpu.weight", &(limits.cpu_millis / 10).clamp(1, 10_000).to_string());
+            may("cpu.weight", &(limits.cpu_share / 10).clamp(1, 10_000).to_string());
         }
         self.set_cpu(limits.cpu_millis).map_err(error("cpu.max"))
     }

@@ -109,10 +109,16 @@ pub(super) async fn shell(
     Ok(shell)
 }
 
+/// What a function's sandbox may use.
+pub(super) fn limits(spec: &SandboxSpec) -> Limits {
+    let cpu = spec.cpu_millis;
+    Limits { memory_bytes: spec.memory_bytes, cpu_millis: cpu, cpu_share: cpu, max_tasks: spec.max_tasks }
+}
+
 /// Makes a sandbox, from a shell of the pool if there is one.
 pub(super) async fn create(host: &Arc<Host>, spec: SandboxSpec) -> Result<NamespaceSandbox, CreateError> {
     let started = Instant::now();
-    let limits = Limits { memory_bytes: spec.memory_bytes, cpu_millis: spec.cpu_millis, max_tasks: spec.max_tasks };
+    let limits = limits(&spec);
     let pooled = std::iter::from_fn(|| host.pool.take(&limits.max_tasks)).find(Shell::is_alive);
     let was_pooled = pooled.is_some();
     let shell = async {

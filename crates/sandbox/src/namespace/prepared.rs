@@ -23,8 +23,10 @@ use crate::cgroup::Limits;
 use crate::create::failed;
 use crate::{CreateError, Prestart, ProcessSpec, RootFs, SandboxSpec};
 
-/// What a prepared sandbox may use until it is assigned: what runs in it is the platform's.
-const LIMITS: Limits = Limits { memory_bytes: 512 << 20, cpu_millis: 4_000, max_tasks: 0 };
+/// What a prepared sandbox may use until it is assigned: what runs in it is the platform's. One that nobody waits for takes what
+/// processor time the functions leave.
+const LIMITS: Limits = Limits { memory_bytes: 512 << 20, cpu_millis: 4_000, cpu_share: 4_000, max_tasks: 0 };
+const SHARE_IN_BACKGROUND: u32 = 50;
 /// `/tmp` of functions that do not say, in bytes.
 const USUAL_TMP: u64 = 512 << 20;
 /// How long an interpreter may take to make a sandbox, from its own start on.
@@ -102,23 +104,26 @@ impl Prepared {
     /// Makes it the sandbox that was asked for.
     pub async fn assign(self, host: &Host, spec: SandboxSpec) -> Result<NamespaceSandbox, CreateError> {
         let Prepared { mut sandbox, mounted } = self;
-        sandbox.shell().limit(&limits(&spec))?;
+        sandbox.shell().limit(&live::limits(&spec))?;
         host.attacher.attach(mounted, &spec.mounts).await?;
         sandbox.name(spec.id);
         Ok(sandbox)
     }
 }
 
-fn limits(spec: &SandboxSpec) -> Limits {
-    Limits { memory_bytes: spec.memory_bytes, cpu_millis: spec.cpu_millis, max_tasks: spec.max_tasks }
+/// Whether somebody waits for a sandbox that is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Demand {
+    Waiting,
+    Later,
 }
 
-/// Makes one of a kind, as a fork of an interpreter where that works.
+/// Makes one of a kind for later, as a fork of an interpreter where that works.
 async fn make(host: &Arc<Host>, kind: &Kind) -> Result<Prepared, CreateError> {
     while let Some(model) = kind.model()
         && let Some(zygote) = host.zygotes.get(&model)
     {
-        match make_from(host, kind, Some(&zygote)).await {
+        match make_from(host, kind, Some(&zygote), Demand::Later).await {
             Ok(prepared) => {
                 zygote.worked();
                 renew(host, kind, model);
@@ -129,14 +134,14 @@ async fn make(host: &Arc<Host>, kind: &Kind) -> Result<Prepared, CreateError> {
             Err(error) => give_up(host, &model, &zygote, &error),
         }
     }
-    make_from(host, kind, None).await
+    make_from(host, kind, None, Demand::Later).await
 }
 
 /// Makes one at once for somebody who waits for it: only where it takes no longer than to make it without an interpreter.
 async fn make_now(host: &Arc<Host>, kind: &Kind) -> Option<Prepared> {
     let model = kind.model()?;
     let zygote = host.zygotes.proven(&model)?;
-    match make_from(host, kind, Some(&zygote)).await {
+    match make_from(host, kind, Some(&zygote), Demand::Waiting).await {
         Ok(prepared) => {
             renew(host, kind, model);
             Some(prepared)
@@ -162,7 +167,7 @@ fn renew(host: &Arc<Host>, kind: &Kind, model: Model) {
     let (host, kind) = (Arc::downgrade(host), kind.clone());
     tokio::spawn(async move {
         let Some(host) = host.upgrade() else { return };
-        match make_from(&host, &kind, Some(&zygote)).await {
+        match make_from(&host, &kind, Some(&zygote), Demand::Later).await {
             Ok(prepared) => {
                 zygote.worked();
                 host.zygotes.replace(&model, &zygote);
@@ -181,8 +186,13 @@ fn renew(host: &Arc<Host>, kind: &Kind, model: Model) {
 }
 
 /// From an interpreter that has to start first, it takes no longer than a program may until it waits.
-async fn make_from(host: &Arc<Host>, kind: &Kind, zygote: Option<&Arc<Zygote>>) -> Result<Prepared, CreateError> {
-    let making = make_one(host, kind, zygote);
+async fn make_from(
+    host: &Arc<Host>,
+    kind: &Kind,
+    zygote: Option<&Arc<Zygote>>,
+    demand: Demand,
+) -> Result<Prepared, CreateError> {
+    let making = make_one(host, kind, zygote, demand);
     if zygote.is_none() {
         return making.await;
     }
@@ -190,9 +200,15 @@ async fn make_from(host: &Arc<Host>, kind: &Kind, zygote: Option<&Arc<Zygote>>) 
     tokio::time::timeout(PATIENCE, making).await.map_err(slow)?
 }
 
-async fn make_one(host: &Arc<Host>, kind: &Kind, zygote: Option<&Arc<Zygote>>) -> Result<Prepared, CreateError> {
+async fn make_one(
+    host: &Arc<Host>,
+    kind: &Kind,
+    zygote: Option<&Arc<Zygote>>,
+    demand: Demand,
+) -> Result<Prepared, CreateError> {
     let started = Instant::now();
-    let limits = Limits { max_tasks: kind.max_tasks, ..LIMITS };
+    let cpu_share = if demand == Demand::Later { SHARE_IN_BACKGROUND } else { LIMITS.cpu_share };
+    let limits = Limits { max_tasks: kind.max_tasks, cpu_share, ..LIMITS };
     let (shell, network, disk) = tokio::join!(
         live::shell(host, &limits, zygote),
         live::network(host, &kind.listen),
@@ -258,7 +274,7 @@ pub(super) async fn restock(host: &Arc<Host>) -> bool {
     let now = Instant::now();
     let (dead, (wanted, given_up), models) = {
         let mut stock = host.stock();
-        let (dead, wanted) = (stock.sift(|prepared| prepared.is_waiting()), stock.wanted(now));
+        let (dead, wanted) = (stock.sift(|prepared| prepared.is_waiting()), stock.wanted(now, |kind| kind.clonable));
         (dead, wanted, stock.kinds().filter_map(Kind::model).collect::<Vec<_>>())
     };
     host.zygotes.keep(&models);

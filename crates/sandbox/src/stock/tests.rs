@@ -9,7 +9,7 @@ const BOUNDS: Bounds = Bounds { count: 6, bytes: 100, patience: Duration::from_s
 fn fill(stock: &mut Stock<&'static str, u32>, now: Instant, bytes: u64) -> Vec<u32> {
     let mut given_up = Vec::new();
     for number in 0..100 {
-        let (wanted, dropped) = stock.wanted(now);
+        let (wanted, dropped) = stock.wanted(now, |_| false);
         given_up.extend(dropped);
         let Some(key) = wanted else { return given_up };
         given_up.extend(stock.put(&key, number, bytes));
@@ -20,7 +20,7 @@ fn fill(stock: &mut Stock<&'static str, u32>, now: Instant, bytes: u64) -> Vec<u
 #[test]
 fn goals_double_with_every_miss_and_halve_with_time() {
     let (mut stock, start) = (Stock::new(BOUNDS), Instant::now());
-    assert_eq!(stock.wanted(start).0, None);
+    assert_eq!(stock.wanted(start, |_| false).0, None);
     stock.expect(&"a", start);
     fill(&mut stock, start, 1);
     assert_eq!(stock.len(), 1);
@@ -70,9 +70,9 @@ fn a_kind_that_cannot_be_made_rests() {
     let (mut stock, start) = (Stock::<_, u32>::new(BOUNDS), Instant::now());
     stock.take(&"bad", start);
     stock.rest(&"bad", start + 5 * SECOND);
-    assert_eq!(stock.wanted(start).0, None);
+    assert_eq!(stock.wanted(start, |_| false).0, None);
     assert_eq!(stock.next_change(), Some(start + 5 * SECOND));
-    assert_eq!(stock.wanted(start + 5 * SECOND).0, Some("bad"));
+    assert_eq!(stock.wanted(start + 5 * SECOND, |_| false).0, Some("bad"));
 }
 
 #[test]
@@ -83,12 +83,26 @@ fn what_is_put_unasked_or_found_dead_comes_back() {
     fill(&mut stock, start, 1);
     assert_eq!(stock.put(&"a", 7, 1), Some(7));
     assert_eq!(stock.sift(|thing| *thing != 0), [0]);
-    assert_eq!((stock.len(), stock.wanted(start).0), (1, Some("a")));
-    assert_eq!((stock.clear(), stock.wanted(start).0), (vec![1], None));
+    assert_eq!((stock.len(), stock.wanted(start, |_| false).0), (1, Some("a")));
+    assert_eq!((stock.clear(), stock.wanted(start, |_| false).0), (vec![1], None));
 }
 
 #[test]
 fn of_size_zero_it_wants_nothing() {
     let (mut stock, now) = (Stock::<_, u32>::new(Bounds { count: 0, ..BOUNDS }), Instant::now());
-    assert_eq!((stock.take(&"a", now), stock.wanted(now).0, stock.next_change()), (None, None, None));
+    assert_eq!((stock.take(&"a", now), stock.wanted(now, |_| false).0, stock.next_change()), (None, None, None));
+}
+
+#[test]
+fn among_equals_what_is_soon_made_comes_first() {
+    let (mut stock, start) = (Stock::<_, u8>::new(Bounds::default()), Instant::now());
+    for (after, key) in [(0, "quick"), (1, "slow")] {
+        assert_eq!(stock.take(&key, start + after * SECOND), None);
+    }
+    let now = start + 2 * SECOND;
+    assert_eq!(stock.wanted(now, |_| false).0, Some("slow"), "the one wanted last");
+    assert_eq!(stock.wanted(now, |key| *key == "quick").0, Some("quick"));
+    // What lacks more comes first all the same.
+    assert_eq!(stock.put(&"quick", 1, 1), None);
+    assert_eq!(stock.wanted(now, |key| *key == "quick").0, Some("slow"));
 }

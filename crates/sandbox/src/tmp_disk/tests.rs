@@ -125,7 +125,7 @@ async fn more_than_the_memory_limit_can_be_written() {
         return;
     };
     let cgroups = Cgroups::detect("firelet-test-tmp").expect("detect");
-    let limits = Limits { memory_bytes: 32 * MIB, cpu_millis: 1000, max_tasks: 10 };
+    let limits = Limits { memory_bytes: 32 * MIB, cpu_millis: 1000, cpu_share: 1000, max_tasks: 10 };
     let group = cgroups.create("writer", &limits).expect("create");
     if cgroups.version() == Version::None || !cgroups.losses().is_empty() {
         eprintln!("SKIPPED: control groups are not complete here");

@@ -270,6 +270,31 @@ async fn nothing_that_waited_is_left_behind() {
     }
 }
 
+/// The share of the processors in whichever version of control groups this is; `None` where there is no such controller.
+fn share_of(pid: u32) -> Option<u64> {
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).ok()?.trim().parse().ok();
+    let files = ["cpu.shares", "cpu.weight"];
+    groups_of(pid).into_iter().find_map(|group| files.iter().find_map(|file| read(group.join(file))))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_for_later_leaves_the_processors_to_functions() {
+    let Some(rig) = rig() else { return };
+    let spec = SandboxSpec { cpu_millis: 1000, ..waiting_spec("later") };
+    prepared(&rig, &spec).await;
+    let inits = children(maker(&rig.backend));
+    let waiting = inits.iter().flat_map(|init| children(*init)).next().unwrap();
+    let Some(before) = share_of(waiting) else {
+        eprintln!("SKIPPED: no cpu controller");
+        return;
+    };
+    let sandbox = rig.backend.create(spec).await.unwrap();
+    let after = share_of(waiting).unwrap();
+    // A twentieth of one processor's, and one processor's.
+    assert!(before * 10 < after && [1024, 100].contains(&after), "{before} {after}");
+    rig.end(sandbox).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_supervisor_takes_what_waited_with_it_and_nobody_gets_it() {
     let Some(rig) = rig() else { return };
