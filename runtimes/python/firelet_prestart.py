@@ -22,8 +22,9 @@ def fork_from_here(library):
 
     The library is an extension module whose initialization does all that, and in a fork fails: so it leaves no module.
     """
-    # What is there now is no garbage of any fork's: looking for some would write to all of it.
-    gc.freeze()
+    # What is there now is no garbage of any fork's: looking for some would write to all of it. Python 3.6 has no such thing.
+    if hasattr(gc, "freeze"):
+        gc.freeze()
     try:
         _imp.create_dynamic(type(sys.__spec__)("firelet_zygote", None, origin=library))
     except SystemError:
