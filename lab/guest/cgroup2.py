@@ -10,7 +10,7 @@ import sys
 import time
 
 from checks import run_all
-from machine import Place, eventually, keyed, processes, traces
+from machine import Place, content, eventually, keyed, processes, traces
 from server import Server, firelet, fresh_data_dir
 
 RUNTIME = f"python3.{sys.version_info.minor}"
@@ -47,7 +47,7 @@ class Checks:
 
     def environments(self):
         """The groups of this check's functions, as against those of sandboxes that wait for one."""
-        return {group for group in self.place.groups() if (group / "memory.max").read_text().strip() == str(MEMORY_MB << 20)}
+        return {group for group in self.place.groups() if content(group, "memory.max").strip() == str(MEMORY_MB << 20)}
 
     def check_doctor_says_version_2(self):
         self.place.make()

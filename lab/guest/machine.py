@@ -78,13 +78,17 @@ def populated(group):
     return keyed(group, "cgroup.events").get("populated") == 1
 
 
+def content(group, name):
+    """What a file of a group holds; nothing where the group is gone."""
+    try:
+        return (group / name).read_text()
+    except OSError:
+        return ""
+
+
 def keyed(group, name):
     """A file of lines `key number`; empty where the group is gone."""
-    try:
-        lines = (group / name).read_text().splitlines()
-    except OSError:
-        return {}
-    return {key: int(value) for key, value in (line.split() for line in lines)}
+    return {key: int(value) for key, value in (line.split() for line in content(group, name).splitlines())}
 
 
 def processes():

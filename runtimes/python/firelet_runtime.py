@@ -517,6 +517,7 @@ def _serve(api, function, sink, worker):
 
 
 def _serve_one(api, function, sink, worker):
+    """Waits for an invocation and answers it. The platform freezes the process then, and nothing of it stays in memory."""
     environ = os.environ
     headers, payload = api.next()
     request_id = headers.get("lambda-runtime-aws-request-id", "")

@@ -1,5 +1,5 @@
 //! PVH: a kernel is entered in 32-bit mode without paging, and handed a start info. For kernels that Linux's protocol cannot
-//! enter; a Linux takes longer this way, since it makes its first page tables itself.
+//! enter; a Linux has to make its first page tables itself then.
 //!
 //! Sources: Xen `docs/misc/pvh.pandoc` ("x86/HVM direct boot ABI") and `xen/include/public/arch-x86/hvm/start_info.h`.
 
