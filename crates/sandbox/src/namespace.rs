@@ -62,8 +62,6 @@ use crate::stock::{Bounds, Stock};
 use crate::tmp_disk::{TmpDiskError, TmpDiskOptions, TmpDisks};
 use crate::{Backend, BoxFuture, CreateError, Prestarts, Sandbox, SandboxSpec};
 
-/// Longest time between two looks at what is kept prepared.
-const AGEING: Duration = Duration::from_secs(60);
 /// How long the supervisor may take to kill what is left when the backend ends.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -191,8 +189,8 @@ struct Host {
     /// Creations under way: while there are any, the pool is not refilled.
     creating: AtomicUsize,
     refilling: AtomicBool,
-    /// Whether a task waits until something that is kept prepared has become old.
-    ageing: AtomicBool,
+    /// When the stock is to be looked at although nobody has asked for anything, if a task waits for that.
+    ageing: Mutex<Option<Instant>>,
     losses: Vec<Loss>,
 }
 
@@ -281,7 +279,7 @@ impl Namespace {
             attacher: Attacher::start().map_err(StartError::Attacher)?,
             creating: AtomicUsize::new(0),
             refilling: AtomicBool::new(false),
-            ageing: AtomicBool::new(false),
+            ageing: Mutex::default(),
             losses,
         };
         Ok(Namespace { host: Arc::new(host) })
@@ -424,21 +422,27 @@ impl Host {
         }
     }
 
-    /// Looks again when what is kept has become old: some of it is given up then.
+    /// Looks again when what is kept has become old, and some of it is given up, or when what could not be made has rested.
     fn grow_old(self: &Arc<Self>) {
-        // What is learned meanwhile may become old sooner.
-        let Some(at) = self.stock().next_change().map(|at| at.min(Instant::now() + AGEING)) else { return };
-        if self.ageing.swap(true, Relaxed) {
+        let Some(at) = self.stock().next_change() else { return };
+        let mut ageing = self.ageing();
+        if ageing.is_some_and(|sooner| sooner <= at) {
             return;
         }
+        *ageing = Some(at);
         let host = Arc::downgrade(self);
         tokio::spawn(async move {
             tokio::time::sleep_until(at.into()).await;
-            if let Some(host) = host.upgrade() {
-                host.ageing.store(false, Relaxed);
+            let Some(host) = host.upgrade() else { return };
+            // Else there was something sooner, which has been waited for, and another task waits for what comes next.
+            if host.ageing().take_if(|next| *next == at).is_some() {
                 host.refill();
             }
         });
+    }
+
+    fn ageing(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.ageing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A key for a new sandbox, with the supervisor to order it from. Starts another if the last one has died: its

@@ -4,10 +4,15 @@
 //! [`Stock::put`]. Time comes in as an argument.
 //!
 //! A kind begins with one. Each time none is left when one is wanted, the goal doubles; while nobody takes any, it halves after each
-//! period of [`Bounds::patience`], and a kind whose goal was one is forgotten.
+//! period of [`Bounds::patience`], and a kind whose goal was one is forgotten. A kind that could not be made rests, twice as long each time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+/// How long a kind rests that could not be made, at first: what was in the way is often gone at once.
+const SHORTEST_REST: Duration = Duration::from_millis(250);
+/// How long it rests at most.
+const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +48,8 @@ struct Kind<K, T> {
     touched: Instant,
     /// Not to be made before this time: it failed.
     resting: Option<Instant>,
+    /// How long it rested last; zero if one was made since.
+    rest: Duration,
 }
 
 impl<K: Clone + PartialEq, T> Stock<K, T> {
@@ -54,7 +61,8 @@ impl<K: Clone + PartialEq, T> Stock<K, T> {
     /// Remembers that there will be a demand for `key`.
     pub fn expect(&mut self, key: &K, now: Instant) {
         if self.bounds.count > 0 && !self.kinds.iter().any(|kind| kind.key == *key) {
-            self.kinds.push(Kind { key: key.clone(), ready: VecDeque::new(), goal: 1, touched: now, resting: None });
+            let (key, ready) = (key.clone(), VecDeque::new());
+            self.kinds.push(Kind { key, ready, goal: 1, touched: now, resting: None, rest: Duration::ZERO });
         }
     }
 
@@ -107,17 +115,18 @@ impl<K: Clone + PartialEq, T> Stock<K, T> {
         match self.kinds.iter_mut().find(|kind| kind.key == *key) {
             Some(kind) if kind.ready.len() < kind.goal && !is_full => {
                 kind.ready.push_back((thing, bytes));
-                kind.resting = None;
+                (kind.resting, kind.rest) = (None, Duration::ZERO);
                 None
             }
             _ => Some(thing),
         }
     }
 
-    /// One could not be made: none of its kind is wanted before `until`.
-    pub fn rest(&mut self, key: &K, until: Instant) {
+    /// One could not be made: none of its kind is wanted for a while.
+    pub fn rest(&mut self, key: &K, now: Instant) {
         if let Some(kind) = self.kinds.iter_mut().find(|kind| kind.key == *key) {
-            kind.resting = Some(until);
+            kind.rest = (kind.rest * 2).clamp(SHORTEST_REST, LONGEST_REST);
+            kind.resting = Some(now + kind.rest);
         }
     }
 

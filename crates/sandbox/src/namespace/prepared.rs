@@ -31,8 +31,6 @@ const SHARE_IN_BACKGROUND: u32 = 50;
 const USUAL_TMP: u64 = 512 << 20;
 /// How long an interpreter may take to make a sandbox, from its own start on.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a kind that could not be made rests.
-const REST: Duration = Duration::from_secs(60);
 
 /// What prepared sandboxes have in common with each other, and with the specification that they are for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +123,7 @@ async fn make(host: &Arc<Host>, kind: &Kind) -> Result<Prepared, CreateError> {
     {
         match make_from(host, kind, Some(&zygote), Demand::Later).await {
             Ok(prepared) => {
-                zygote.worked();
+                host.zygotes.worked(&model, &zygote);
                 renew(host, kind, model);
                 return Ok(prepared);
             }
@@ -169,7 +167,7 @@ fn renew(host: &Arc<Host>, kind: &Kind, model: Model) {
         let Some(host) = host.upgrade() else { return };
         match make_from(&host, &kind, Some(&zygote), Demand::Later).await {
             Ok(prepared) => {
-                zygote.worked();
+                host.zygotes.worked(&model, &zygote);
                 host.zygotes.replace(&model, &zygote);
                 let bytes = prepared.bytes();
                 let refused = host.stock().put(&kind, prepared, bytes);
@@ -294,7 +292,7 @@ pub(super) async fn restock(host: &Arc<Host>) -> bool {
         Err(error) => {
             let (reason, program) = (chain(&error), kind.process.argv.first());
             tracing::warn!(%error, reason, program, "cannot keep sandboxes prepared; trying again later");
-            host.stock().rest(&kind, now + REST);
+            host.stock().rest(&kind, Instant::now());
         }
     }
     true

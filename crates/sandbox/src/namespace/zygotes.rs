@@ -28,8 +28,10 @@ use crate::{ProcessSpec, RootFs};
 /// The code that an interpreter runs to make sandboxes out of itself; empty where this build has none.
 static LIBRARY: &[u8] = include_bytes!(env!("SUPERVISOR_LIBRARY"));
 
-/// How long none is started for a program with which it failed.
-const REST: Duration = Duration::from_secs(600);
+/// How long none is started for a program with which it failed, at first; then twice as long each time.
+const SHORTEST_REST: Duration = Duration::from_secs(30);
+/// How long none is started at most.
+const LONGEST_REST: Duration = Duration::from_secs(600);
 /// Room in the interpreter's own `/tmp`, in bytes.
 const TMP_BYTES: u64 = 1 << 20;
 /// Most of its complaint that is told, in bytes.
@@ -80,9 +82,17 @@ pub(super) struct Zygotes {
 #[derive(Debug, Default)]
 struct State {
     serving: Vec<Serving>,
-    failed: Vec<(Model, Instant)>,
+    failed: Vec<Failed>,
     started: Vec<Weak<Zygote>>,
     shut_down: bool,
+}
+
+/// A program of which no interpreter could be forked, until one can.
+#[derive(Debug)]
+struct Failed {
+    model: Model,
+    until: Instant,
+    rest: Duration,
 }
 
 #[derive(Debug)]
@@ -111,8 +121,7 @@ impl Zygotes {
         let library = self.library.as_ref()?;
         let now = Instant::now();
         let mut state = self.state();
-        state.failed.retain(|(_, until)| *until > now);
-        if state.shut_down || state.failed.iter().any(|(failed, _)| failed == model) {
+        if state.shut_down || state.failed.iter().any(|failed| failed.model == *model && failed.until > now) {
             return None;
         }
         state.serving.retain(|serving| !serving.zygote.link.is_gone());
@@ -127,7 +136,7 @@ impl Zygotes {
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot start an interpreter to fork from; trying again later");
-                state.failed.push((model.clone(), now + REST));
+                state.rest(model, now);
                 None
             }
         }
@@ -149,7 +158,14 @@ impl Zygotes {
         if !zygote.proven.load(Relaxed) {
             // It may hang, and would not hear that it is to end.
             zygote.kill();
-            state.failed.push((model.clone(), Instant::now() + REST));
+            state.rest(model, Instant::now());
+        }
+    }
+
+    /// A sandbox was made from it.
+    pub fn worked(&self, model: &Model, zygote: &Zygote) {
+        if !zygote.proven.swap(true, Relaxed) {
+            self.state().failed.retain(|failed| failed.model != *model);
         }
     }
 
@@ -186,7 +202,9 @@ impl Zygotes {
 
     /// Gives up those of other models: nobody has wanted a sandbox of them for long.
     pub fn keep(&self, models: &[Model]) {
-        self.state().serving.retain(|serving| models.contains(&serving.model));
+        let mut state = self.state();
+        state.serving.retain(|serving| models.contains(&serving.model));
+        state.failed.retain(|failed| models.contains(&failed.model));
     }
 
     /// Process numbers of those that run.
@@ -225,6 +243,12 @@ impl Zygotes {
 }
 
 impl State {
+    fn rest(&mut self, model: &Model, now: Instant) {
+        let last = self.failed.iter().position(|failed| failed.model == *model).map(|at| self.failed.swap_remove(at));
+        let rest = last.map_or(SHORTEST_REST, |last| (last.rest * 2).min(LONGEST_REST));
+        self.failed.push(Failed { model: model.clone(), until: now + rest, rest });
+    }
+
     fn serve(&mut self, model: &Model, zygote: &Arc<Zygote>, now: Instant) {
         self.started.retain(|zygote| zygote.strong_count() > 0);
         if !self.started.iter().any(|started| started.ptr_eq(&Arc::downgrade(zygote))) {
@@ -239,11 +263,6 @@ impl Zygote {
     /// To the loop that makes sandboxes.
     pub fn link(&self) -> &Arc<Link> {
         &self.link
-    }
-
-    /// A sandbox was made from it.
-    pub fn worked(&self) {
-        self.proven.store(true, Relaxed);
     }
 
     /// The end of what it has written to its standard error.

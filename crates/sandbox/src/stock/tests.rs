@@ -67,12 +67,25 @@ fn memory_is_bounded_too() {
 
 #[test]
 fn a_kind_that_cannot_be_made_rests() {
-    let (mut stock, start) = (Stock::<_, u32>::new(BOUNDS), Instant::now());
+    let bounds = Bounds { patience: 600 * SECOND, ..BOUNDS };
+    let (mut stock, start) = (Stock::<_, u32>::new(bounds), Instant::now());
     stock.take(&"bad", start);
-    stock.rest(&"bad", start + 5 * SECOND);
-    assert_eq!(stock.wanted(start, |_| false).0, None);
-    assert_eq!(stock.next_change(), Some(start + 5 * SECOND));
-    assert_eq!(stock.wanted(start + 5 * SECOND, |_| false).0, Some("bad"));
+    let mut now = start;
+    let rests = [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000].map(Duration::from_millis);
+    for rest in rests {
+        stock.rest(&"bad", now);
+        assert_eq!(stock.wanted(now, |_| false).0, None);
+        assert_eq!(stock.next_change(), Some(now + rest));
+        now += rest;
+        // Nobody has lost interest meanwhile.
+        stock.take(&"bad", now);
+        assert_eq!(stock.wanted(now, |_| false).0, Some("bad"));
+    }
+    // Once one could be made, the next failure is the first again.
+    assert_eq!(stock.put(&"bad", 1, 1), None);
+    stock.take(&"bad", now);
+    stock.rest(&"bad", now);
+    assert_eq!(stock.next_change(), Some(now + rests[0]));
 }
 
 #[test]

@@ -296,7 +296,7 @@ async fn what_cannot_be_made_says_which_step_failed_and_leaves_nothing() {
     rig.backend.shutdown().await;
 }
 
-fn kill(pid: u32) {
+pub fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }

@@ -6,7 +6,7 @@ use sandbox::namespace::PrestartMode;
 use sandbox::{Backend, Bind, Exit, Prestart, ProcessSpec, SandboxSpec};
 
 use crate::MODE;
-use crate::ends::groups_of;
+use crate::ends::{groups_of, kill};
 use crate::support::{DEADLINE, Rig, eventually, maker, process, python, read, rig_with, run, sh, spec, wait, waiter};
 
 /// The mode that is tested: that of the program, or where nothing is started ahead there, the one by an exec.
@@ -314,4 +314,14 @@ async fn a_dead_supervisor_takes_what_waited_with_it_and_nobody_gets_it() {
 pub fn children(pid: u32) -> Vec<u32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_whitespace().map(|number| number.parse().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_what_makes_one_is_killed_meanwhile_another_one_is_prepared() {
+    let Some(rig) = rig() else { return };
+    rig.backend.prepare(&waiting_spec("later")).await.unwrap();
+    eventually("a sandbox is being made", || !children(maker(&rig.backend)).is_empty()).await;
+    kill(maker(&rig.backend));
+    eventually("a sandbox is prepared", || rig.backend.prepared() > 0).await;
+    rig.backend.shutdown().await;
 }
