@@ -254,6 +254,21 @@ def test_an_alias_moves_on_a_host_that_has_no_room_for_both(start_firelet, tmp_p
     assert function.call(Qualifier="live").ok()[0] == "provisioned-concurrency"
 
 
+def test_provisioned_environments_that_find_no_room_are_not_the_functions_fault(start_firelet, tmp_path):
+    (tmp_path / "small.toml").write_text("max_environments = 2\n")
+    server = start_firelet("--config", str(tmp_path / "small.toml"))
+    function = released(server)
+    provide(server, function, 3)
+    where = {"FunctionName": function.name, "Qualifier": "live"}
+
+    def failed():
+        found = server.lambda_.get_provisioned_concurrency_config(**where)
+        return found["Status"] == "FAILED" and found
+
+    found = eventually(failed)
+    assert (found["StatusReason"], found["AllocatedProvisionedConcurrentExecutions"]) == ("INSUFFICIENT_CAPACITY", 2)
+
+
 def test_scaling_is_asked_for_with_permission(tmp_path):
     guarded = Guarded(tmp_path / "data")
     try:

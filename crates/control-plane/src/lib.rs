@@ -49,7 +49,7 @@ mod wire;
 
 pub use functions::Deleted;
 pub use plane::{ControlPlane, Limits, Resolved, Settings};
-pub use provisioned::{LiveConcurrency, Provision};
+pub use provisioned::{LiveConcurrency, Provision, ProvisionFailure};
 pub use tables::OpenError;
 pub use update::{Accepted, Failure, FailureCode, InitFailure, Work, WorkKind};
 

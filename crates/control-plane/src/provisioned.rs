@@ -23,8 +23,27 @@ pub struct LiveConcurrency {
     pub allocated: u32,
     /// Those of them that are free.
     pub available: u32,
-    /// Initialization failed and is not tried any more.
-    pub failed: bool,
+    /// Why those that are missing are not being made, if that is so.
+    pub failed: Option<ProvisionFailure>,
+}
+
+/// What went wrong with provisioned environments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProvisionFailure {
+    /// The function could not be initialized.
+    Initialization,
+    /// There is no room for them.
+    Capacity,
+}
+
+impl ProvisionFailure {
+    /// As `StatusReason` has it. The first is recorded; the second is the API's `InsufficientCapacity` in that spelling.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Initialization => "FUNCTION_ERROR_INIT_FAILURE",
+            Self::Capacity => "INSUFFICIENT_CAPACITY",
+        }
+    }
 }
 
 /// Environments that shall be kept ready: what a restart or a change leaves to carry out.
@@ -342,13 +361,13 @@ fn sum(
     versions.map(|version| live(version)).fold(LiveConcurrency::default(), |sum, one| LiveConcurrency {
         allocated: sum.allocated + one.allocated,
         available: sum.available + one.available,
-        failed: sum.failed || one.failed,
+        failed: sum.failed.or(one.failed),
     })
 }
 
 fn show(setting: ProvisionedSetting, live: LiveConcurrency) -> types::GetProvisionedConcurrencyConfigResponse {
-    let (status, reason) = if live.failed {
-        ("FAILED", Some("FUNCTION_ERROR_INIT_FAILURE".to_owned()))
+    let (status, reason) = if let Some(failure) = live.failed {
+        ("FAILED", Some(failure.reason().to_owned()))
     } else if live.allocated >= setting.requested {
         ("READY", None)
     } else {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use aws_model::ApiError;
 use control_plane::record::{Code, FunctionVersion, Timestamp, VersionId};
 use control_plane::sessions::Sessions;
-use control_plane::{ControlPlane, Failure, FailureCode, LiveConcurrency, Work, WorkKind};
+use control_plane::{ControlPlane, Failure, FailureCode, LiveConcurrency, ProvisionFailure, Work, WorkKind};
 use telemetry::LogStore;
 use telemetry::metrics::Metrics;
 use tokio::sync::watch;
@@ -129,7 +129,11 @@ impl App {
     pub(crate) fn live(&self, version: &FunctionVersion) -> LiveConcurrency {
         let Some(spec) = self.specs.peek(&version.function, version.id) else { return LiveConcurrency::default() };
         let status = self.workers.provisioned(&spec.key);
-        LiveConcurrency { allocated: status.allocated, available: status.available, failed: status.init_failed }
+        let failed = status.failed.map(|failure| match failure {
+            worker_manager::ProvisionFailure::Initialization => ProvisionFailure::Initialization,
+            worker_manager::ProvisionFailure::NoRoom => ProvisionFailure::Capacity,
+        });
+        LiveConcurrency { allocated: status.allocated, available: status.available, failed }
     }
 
     /// Tells the workers how much of the account's concurrency belongs to a function, if it is there.

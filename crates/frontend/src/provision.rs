@@ -49,11 +49,11 @@ impl App {
         self.until(PATIENCE, || new.iter().all(|version| self.is_settled(version))).await;
         old.iter().for_each(|version| self.provision(version));
         for wait in LEAVE {
-            if !new.iter().any(|version| self.live(version).failed) {
+            if !new.iter().any(|version| self.live(version).failed.is_some()) {
                 return;
             }
             tokio::time::sleep(wait).await;
-            new.iter().filter(|version| self.live(version).failed).for_each(|version| self.provision(version));
+            new.iter().filter(|version| self.live(version).failed.is_some()).for_each(|version| self.provision(version));
             self.until(PATIENCE, || new.iter().all(|version| self.is_settled(version))).await;
         }
     }
@@ -74,7 +74,7 @@ impl App {
     /// Whether a version has as many environments as it shall have, or cannot have them.
     fn is_settled(&self, version: &FunctionVersion) -> bool {
         let (live, wanted) = (self.live(version), self.control_plane.provisioned_count(version));
-        live.failed || if wanted == 0 { live.allocated == 0 } else { live.allocated >= wanted }
+        live.failed.is_some() || if wanted == 0 { live.allocated == 0 } else { live.allocated >= wanted }
     }
 
     /// Has a version's provisioned environments be as many as the settings say now.
@@ -99,7 +99,7 @@ impl App {
         let failed = self.control_plane.provisions().into_iter().filter_map(|provision| {
             let spec = self.known(&provision.version)?;
             let live = self.live(&provision.version);
-            (live.failed && live.allocated < provision.count).then(|| (spec.key.clone(), provision.version))
+            (live.failed.is_some() && live.allocated < provision.count).then(|| (spec.key.clone(), provision.version))
         });
         let failed: HashMap<VersionKey, Arc<FunctionVersion>> = failed.collect();
         for key in retries.due(failed.keys(), now) {

@@ -10,7 +10,7 @@
 //! # How to drive it
 //!
 //! - [`Version::step`] with every event and the time that it happened at; times never run backwards.
-//! - Every [`Action::Start`] is followed by [`Event::Ready`] or [`Event::Gone`] of that environment; every
+//! - Every [`Action::Start`] is followed by [`Event::Ready`], [`Event::Gone`] or [`Event::Refused`] of that environment; every
 //!   [`Action::Dispatch`] by [`Event::Settling`] (may be left out) and [`Event::Idle`], or by [`Event::Gone`]; and after
 //!   [`Action::Retire`] by [`Event::Gone`], with which the place is free again.
 //! - [`Action::Tell`] goes to another version (or to this one) as [`Event::Told`], after the step that asked for it.
@@ -36,4 +36,4 @@ pub use fleet::FleetFigures;
 pub use keep_alive::{HistogramRules, KeepAlive};
 pub use placement::{Size, WorkerLimits};
 pub use shared::{Rules, Shared, SharedFigures};
-pub use version::{Provisioned, Version, VersionFigures};
+pub use version::{ProvisionFailure, Provisioned, Version, VersionFigures};

@@ -48,11 +48,11 @@ impl FunctionReport {
             sum.idle += now.idle;
             sum.leaving += now.leaving;
             sum.waiting += now.waiting;
-            let Provisioned { requested, allocated, available, init_failed } = now.provisioned;
+            let Provisioned { requested, allocated, available, failed } = now.provisioned;
             sum.provisioned.requested += requested;
             sum.provisioned.allocated += allocated;
             sum.provisioned.available += available;
-            sum.provisioned.init_failed |= init_failed;
+            sum.provisioned.failed = sum.provisioned.failed.or(failed);
         }
         sum
     }

@@ -12,7 +12,7 @@ mod version;
 
 use std::time::Duration;
 
-pub use core::{Concurrency, ThrottleReason};
+pub use core::{Concurrency, ProvisionFailure, ThrottleReason};
 pub use figures::{Figures, FunctionReport, VersionReport};
 pub use manager::{Options, Policy, WorkerManager};
 use worker::RestoreFailure;

@@ -212,8 +212,9 @@ impl Version {
             Notice::Idle => Event::Idle(id),
             Notice::Gone { error } => {
                 state.environments.remove(&id);
+                let refused = matches!(error, Some(StartError::NoRoom(_)));
                 state.last_error = error;
-                Event::Gone(id)
+                if refused { Event::Refused(id) } else { Event::Gone(id) }
             }
         };
         self.step_locked(shared, &mut state, event);

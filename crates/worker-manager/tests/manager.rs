@@ -8,7 +8,7 @@ use tokio::sync::{Barrier, Semaphore};
 use tokio::time::timeout;
 use worker::testing::{Exit, Host, PATIENCE, Process, eventually, request};
 use worker::{EnvironmentSpec, InvokeReply, SnapshotName};
-use worker_manager::{Concurrency, InvokeError, Options, ThrottleReason, WorkerManager};
+use worker_manager::{Concurrency, InvokeError, Options, ProvisionFailure, ThrottleReason, WorkerManager};
 
 /// Initializations may take as long as they like on a slow machine.
 fn host<F>(script: impl Fn(Process) -> F + Send + Sync + 'static) -> Host
@@ -243,7 +243,7 @@ async fn provisioned_environments_are_kept_and_used_first() {
     manager.set_provisioned(&spec, 2);
     let status = || manager.provisioned(&spec.key);
     eventually("both are there", || status().available == 2).await;
-    assert_eq!((status().requested, status().allocated, status().init_failed), (2, 2, false));
+    assert_eq!((status().requested, status().allocated, status().failed), (2, 2, None));
     assert_eq!(invoke(&manager, &spec, "1").await, Ok("1".to_owned()));
     assert_eq!(host.backend.created(), 2);
     eventually("both are there again", || status().available == 2).await;
@@ -267,12 +267,16 @@ async fn a_provisioned_initialization_that_fails_is_reported_and_leaves_nothing(
     let spec = spec(&host, "f");
     manager.set_provisioned(&spec, 1);
     let status = || manager.provisioned(&spec.key);
-    eventually("it fails", || status().init_failed).await;
+    eventually("it fails", || status().failed == Some(ProvisionFailure::Initialization)).await;
     assert_eq!((status().requested, status().allocated), (1, 0));
     eventually("nothing is left", || host.backend.live() == 0).await;
     healthy.store(true, Ordering::SeqCst);
     manager.set_provisioned(&spec, 1);
-    eventually("asked again, it is there", || status().available == 1 && !status().init_failed).await;
+    eventually("asked again, it is there", || status().available == 1 && status().failed.is_none()).await;
+    manager.set_provisioned(&spec, 0);
+    host.backend.fill();
+    manager.set_provisioned(&spec, 1);
+    eventually("the host has no room", || status().failed == Some(ProvisionFailure::NoRoom)).await;
     shut_down(&host, &manager).await;
 }
 

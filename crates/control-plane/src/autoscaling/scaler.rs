@@ -265,10 +265,9 @@ impl ControlPlane {
             let message =
                 format!("Successfully set desired concurrency to {desired}. Change successfully fulfilled by lambda.");
             (Status::Successful, message)
-        } else if capacity.live.failed {
+        } else if let Some(failure) = capacity.live.failed {
             watched.rests_until = Timestamp(now.0 + REST);
-            let message =
-                format!("Failed to set desired concurrency to {desired}. Reason: FUNCTION_ERROR_INIT_FAILURE");
+            let message = format!("Failed to set desired concurrency to {desired}. Reason: {}", failure.reason());
             (Status::Failed, message)
         } else {
             return;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::aliases::{alias, with_versions};
 use super::*;
-use crate::LiveConcurrency;
+use crate::{LiveConcurrency, ProvisionFailure};
 use crate::autoscaling::record::{Activity, Metric, NotScaled, Resource, Status, Suspended};
 use crate::autoscaling::{ActionChange, Page, Registration, Scaler, ScalingError, Tracking};
 use crate::record::VersionId;
@@ -33,7 +33,7 @@ struct Drill {
     /// By version.
     ready: BTreeMap<VersionId, u32>,
     used: u32,
-    broken: bool,
+    broken: Option<ProvisionFailure>,
 }
 
 impl Drill {
@@ -42,7 +42,7 @@ impl Drill {
         world.plane.create_alias(&alias(json!({}))).await.unwrap();
         // On a full minute.
         let now = Timestamp(NOW.0 - NOW.0 % 60_000);
-        Self { world, scaler: Scaler::default(), now, ready: BTreeMap::new(), used: 0, broken: false }
+        Self { world, scaler: Scaler::default(), now, ready: BTreeMap::new(), used: 0, broken: None }
     }
 
     async fn register(&self, request: &Registration) -> Result<String, ScalingError> {
@@ -56,7 +56,7 @@ impl Drill {
             LiveConcurrency { allocated, available: allocated.saturating_sub(used), failed: broken }
         };
         let changed = self.world.plane.scale(&mut self.scaler, self.now, live).await;
-        for provision in changed.iter().filter(|_| !broken) {
+        for provision in changed.iter().filter(|_| broken.is_none()) {
             self.ready.insert(provision.version.id, provision.count);
         }
         self.now.0 += 1_000;
@@ -286,11 +286,16 @@ async fn a_refused_capacity_and_a_failed_one_are_told() {
     let told = drill.told();
     assert_eq!((told.len(), told[0].1, drill.capacity()), (1, Status::Failed, 0));
     assert!(told[0].2.starts_with("Failed to set desired concurrency to 950. Reason: "), "{}", told[0].2);
-    drill.broken = true;
-    drill.register(&bounds(1, 5)).await.unwrap();
-    drill.seconds(3).await;
-    let message = "Failed to set desired concurrency to 1. Reason: FUNCTION_ERROR_INIT_FAILURE";
-    assert_eq!((drill.told()[0].1, drill.told()[0].2.as_str()), (Status::Failed, message));
+    for (count, failure, reason) in [
+        (1, ProvisionFailure::Initialization, "FUNCTION_ERROR_INIT_FAILURE"),
+        (2, ProvisionFailure::Capacity, "INSUFFICIENT_CAPACITY"),
+    ] {
+        drill.broken = Some(failure);
+        drill.register(&bounds(count, 5)).await.unwrap();
+        drill.seconds(3).await;
+        let message = format!("Failed to set desired concurrency to {count}. Reason: {reason}");
+        assert_eq!((drill.told()[0].1, drill.told()[0].2.as_str()), (Status::Failed, message.as_str()));
+    }
 }
 
 #[tokio::test]

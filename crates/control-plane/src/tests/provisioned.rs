@@ -3,7 +3,7 @@
 use super::aliases::{alias, change, with_versions};
 use super::*;
 use crate::record::VersionId;
-use crate::{LiveConcurrency, Provision};
+use crate::{LiveConcurrency, Provision, ProvisionFailure};
 
 fn put(qualifier: &str, count: i32) -> types::PutProvisionedConcurrencyConfigRequest {
     types::PutProvisionedConcurrencyConfigRequest {
@@ -52,9 +52,14 @@ async fn a_setting_becomes_ready_as_environments_do() {
         let shown = world.plane.get_provisioned_concurrency_config(&get("1"), |_| live).unwrap();
         (shown.status.unwrap(), shown.status_reason)
     };
-    assert_eq!(status(3, 3, false), ("IN_PROGRESS".to_owned(), None));
-    assert_eq!(status(5, 2, false), ("READY".to_owned(), None));
-    assert_eq!(status(1, 0, true), ("FAILED".to_owned(), Some("FUNCTION_ERROR_INIT_FAILURE".to_owned())));
+    assert_eq!(status(3, 3, None), ("IN_PROGRESS".to_owned(), None));
+    assert_eq!(status(5, 2, None), ("READY".to_owned(), None));
+    for (failure, reason) in [
+        (ProvisionFailure::Initialization, "FUNCTION_ERROR_INIT_FAILURE"),
+        (ProvisionFailure::Capacity, "INSUFFICIENT_CAPACITY"),
+    ] {
+        assert_eq!(status(1, 0, Some(failure)), ("FAILED".to_owned(), Some(reason.to_owned())));
+    }
 
     let list =
         types::ListProvisionedConcurrencyConfigsRequest { function_name: Some("f".to_owned()), ..Default::default() };
@@ -122,7 +127,7 @@ async fn environments_of_an_alias_are_its_versions_and_move_with_it() {
     // What is there of both versions counts.
     let live = |version: &crate::record::FunctionVersion| {
         let allocated = if version.id == VersionId::Number(1) { 2 } else { 3 };
-        LiveConcurrency { allocated, available: 1, failed: false }
+        LiveConcurrency { allocated, available: 1, failed: None }
     };
     let shown = world.plane.get_provisioned_concurrency_config(&get("live"), live).unwrap();
     assert_eq!(shown.status.as_deref(), Some("READY"));

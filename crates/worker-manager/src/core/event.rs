@@ -35,6 +35,8 @@ pub enum Event {
     Idle(EnvironmentId),
     /// An environment has ended, by itself or because it was told to.
     Gone(EnvironmentId),
+    /// An environment has ended before it was ready: the host has less room than the core was told of.
+    Refused(EnvironmentId),
     /// Time has passed: an [`Action::WakeAt`] is due.
     Tick,
     /// Keep so many environments initialized.

@@ -32,7 +32,7 @@ mod cover;
 mod figures;
 mod serve;
 
-pub use figures::{Provisioned, VersionFigures};
+pub use figures::{ProvisionFailure, Provisioned, VersionFigures};
 
 /// A function version and its environments, as far as decisions go.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ pub struct Version {
     /// How many of `environments` are provisioned.
     provisioned: usize,
     provisioned_target: u32,
-    provisioned_failed: bool,
+    provisioned_failed: Option<ProvisionFailure>,
     keeper: Keeper,
     /// When one is to be made ahead of an expected invocation, and until when it is to be kept.
     expected: Option<(Instant, Instant)>,
@@ -153,7 +153,7 @@ impl Version {
             next_id: 0,
             provisioned: 0,
             provisioned_target: 0,
-            provisioned_failed: false,
+            provisioned_failed: None,
             keeper: Keeper::new(shared.rules.keep_alive),
             expected: None,
             last_used: now,
@@ -191,13 +191,14 @@ impl Version {
             Event::Ready(id, initialized) => self.ready(shared, id, initialized, now, actions),
             Event::Settling(id) => self.settling(id, now),
             Event::Idle(id) => self.slot_free(shared, id, now, actions),
-            Event::Gone(id) => self.gone(shared, id, now, actions),
+            Event::Gone(id) => self.gone(shared, id, ProvisionFailure::Initialization, now, actions),
+            Event::Refused(id) => self.gone(shared, id, ProvisionFailure::NoRoom, now, actions),
             Event::Tick => self.tick(shared, now, actions),
             // Somebody still had hold of the version when it was retired.
             Event::SetProvisioned(_) if self.retired => {}
             Event::SetProvisioned(count) => {
                 self.provisioned_target = count;
-                self.provisioned_failed = false;
+                self.provisioned_failed = None;
                 self.provision(shared, now, actions);
             }
             Event::Retire => {
@@ -215,7 +216,15 @@ impl Version {
         }
     }
 
-    fn gone(&mut self, shared: &Shared, id: EnvironmentId, now: Instant, actions: &mut Vec<Action>) {
+    /// An environment has ended; `failure` is why, if it was never ready.
+    fn gone(
+        &mut self,
+        shared: &Shared,
+        id: EnvironmentId,
+        failure: ProvisionFailure,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         if let Some(seat) = self.leaving.remove(&id) {
             shared.fleet.gone(&seat, actions);
             return;
@@ -227,7 +236,7 @@ impl Version {
             Stage::Wanted { .. } => {}
             Stage::Starting { seat, .. } => {
                 if provisioned {
-                    self.provisioned_failed = true;
+                    self.provisioned_failed = Some(failure);
                 } else if self.waiting.len() > self.starting + self.wanted.len()
                     && let Some(waiting) = self.waiting.pop_front()
                 {

@@ -86,10 +86,10 @@ impl Version {
             let Some(id) = wanted().or_else(|| self.reserve.pop()) else { break };
             self.retire(shared, id, actions);
         }
-        while self.provisioned < target && !self.provisioned_failed {
+        while self.provisioned < target && self.provisioned_failed.is_none() {
             match self.start(shared, Purpose::Provisioned, now, actions) {
                 Started::Yes => {}
-                Started::No(_) => self.provisioned_failed = true,
+                Started::No(_) => self.provisioned_failed = Some(ProvisionFailure::NoRoom),
             }
         }
         self.wake_for_room(shared, actions);
@@ -188,7 +188,7 @@ impl Version {
         let refused: Vec<EnvironmentId> =
             self.environments.iter().filter(|(_, e)| refused(e)).map(|(id, _)| *id).collect();
         for id in refused {
-            self.provisioned_failed = true;
+            self.provisioned_failed = Some(ProvisionFailure::NoRoom);
             self.retire(shared, id, actions);
         }
     }

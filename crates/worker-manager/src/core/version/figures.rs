@@ -11,8 +11,17 @@ pub struct Provisioned {
     pub allocated: u32,
     /// Initialized and idle.
     pub available: u32,
-    /// An initialization failed since the setting was made, or there was no room for one.
-    pub init_failed: bool,
+    /// Why no more are made until the setting is made anew, if that is so.
+    pub failed: Option<ProvisionFailure>,
+}
+
+/// What went wrong with a provisioned environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProvisionFailure {
+    /// It was made, and its initialization failed.
+    Initialization,
+    /// There is no room for it.
+    NoRoom,
 }
 
 /// How many environments and requests a version has, by what they do.
@@ -49,7 +58,7 @@ impl Version {
             waiting: count(self.waiting.len()),
             provisioned: Provisioned {
                 requested: self.provisioned_target,
-                init_failed: self.provisioned_failed,
+                failed: self.provisioned_failed,
                 ..Provisioned::default()
             },
             ..VersionFigures::default()

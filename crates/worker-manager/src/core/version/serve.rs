@@ -96,7 +96,7 @@ impl Version {
         match initialized {
             Initialized::Yes => self.cold.record(took),
             Initialized::Failed if self.is_provisioned(id) => {
-                self.provisioned_failed = true;
+                self.provisioned_failed = Some(ProvisionFailure::Initialization);
                 if self.waiting.is_empty() {
                     self.retire(shared, id, actions);
                     return;

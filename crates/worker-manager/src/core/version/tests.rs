@@ -145,7 +145,7 @@ fn a_provisioned_initialization_that_fails_is_reported_and_not_tried_for_ever() 
         driven.after(5, Event::Ready(EnvironmentId(0), Initialized::Failed)),
         [Action::Retire(EnvironmentId(0))]
     );
-    assert!(driven.versions[0].provisioned().init_failed);
+    assert_eq!(driven.versions[0].provisioned().failed, Some(ProvisionFailure::Initialization));
     assert_eq!(driven.after(0, Event::Tick), []);
     assert_eq!(driven.after(0, Event::SetProvisioned(1)), [Action::Start(EnvironmentId(1), PROVISIONED, HERE)]);
 }
@@ -176,7 +176,7 @@ fn a_provisioned_initialization_that_failed_is_reported_even_if_a_waiting_reques
     driven.after(0, Event::Request(RequestId(1)));
     let actions = driven.after(5, Event::Ready(EnvironmentId(0), Initialized::Failed));
     assert_eq!(actions, [Action::Dispatch(RequestId(1), EnvironmentId(0))]);
-    assert!(driven.versions[0].provisioned().init_failed);
+    assert_eq!(driven.versions[0].provisioned().failed, Some(ProvisionFailure::Initialization));
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn a_provisioned_environment_without_room_is_reported() {
     assert_eq!(driven.of(1, 0, Event::SetProvisioned(1)), [Action::WakeAt(deadline)]);
     assert_eq!(driven.of(1, 1_000, Event::Tick), []);
     let status = driven.versions[1].provisioned();
-    assert!(status.init_failed && status.allocated == 0);
+    assert_eq!((status.failed, status.allocated), (Some(ProvisionFailure::NoRoom), 0));
     driven.of(0, 0, Event::Gone(EnvironmentId(0)));
     assert_eq!(driven.of(1, 0, Event::SetProvisioned(1)), [Action::Start(EnvironmentId(1), PROVISIONED, HERE)]);
 }
