@@ -90,7 +90,7 @@ pub struct Policy {
 /// The metric of a policy: always the utilization of the target itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Metric {
-    /// Its highest value in a minute, looked at each second.
+    /// `LambdaProvisionedConcurrencyUtilization`, whose alarms go by the average of a minute.
     Predefined,
     /// Described as CloudWatch names it.
     Customized { statistic: Statistic, dimensions: Vec<(String, String)>, unit: Option<String> },
@@ -107,7 +107,7 @@ pub enum Statistic {
 impl Metric {
     pub fn statistic(&self) -> Statistic {
         match self {
-            Self::Predefined => Statistic::Maximum,
+            Self::Predefined => Statistic::Average,
             Self::Customized { statistic, .. } => *statistic,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::aliases::{alias, with_versions};
 use super::*;
 use crate::{LiveConcurrency, ProvisionFailure};
-use crate::autoscaling::record::{Activity, Metric, NotScaled, Resource, Status, Suspended};
+use crate::autoscaling::record::{Activity, Metric, NotScaled, Resource, Statistic, Status, Suspended};
 use crate::autoscaling::{ActionChange, Page, Registration, Scaler, ScalingError, Tracking};
 use crate::record::VersionId;
 
@@ -276,6 +276,25 @@ async fn load_is_tracked_out_and_in_again() {
     drill.seconds(18 * 60).await;
     assert_eq!(drill.capacity(), 2);
     assert!(drill.activities(false)[0].cause.contains("-AlarmLow-"));
+}
+
+#[tokio::test]
+async fn bursts_scale_out_only_where_the_policy_goes_by_the_maximum() {
+    let maximum = Metric::Customized { statistic: Statistic::Maximum, dimensions: Vec::new(), unit: None };
+    for (metric, capacity) in [(Metric::Predefined, 2), (maximum, 3)] {
+        let mut drill = Drill::new().await;
+        drill.register(&bounds(2, 6)).await.unwrap();
+        let plane = drill.world.plane.clone();
+        plane.put_scaling_policy(&live(), "p", Tracking { metric, ..tracking(0.7) }, drill.now).await.unwrap();
+        // All are in use for ten seconds of each minute: 0.17 of the capacity on average.
+        for _ in 0..5 {
+            for (used, seconds) in [(2, 10), (0, 50)] {
+                drill.used = used;
+                drill.seconds(seconds).await;
+            }
+        }
+        assert_eq!(drill.capacity(), capacity);
+    }
 }
 
 #[tokio::test]

@@ -185,8 +185,13 @@ fn a_minute_without_anything_ready_ends_the_series() {
 
 #[test]
 fn statistics_differ() {
-    let average = Metric::Customized { statistic: Statistic::Average, dimensions: Vec::new(), unit: None };
-    for (metric, out) in [(Metric::Predefined, true), (average, false)] {
+    let customized = |statistic| Metric::Customized { statistic, dimensions: Vec::new(), unit: None };
+    for (metric, out) in [
+        (Metric::Predefined, false),
+        (customized(Statistic::Average), false),
+        (customized(Statistic::Minimum), false),
+        (customized(Statistic::Maximum), true),
+    ] {
         let mut tracker = Tracker::new(Timestamp(0));
         let target = target(&[("p", Policy { metric, ..policy(0.7) })]);
         let mut wish = None;
