@@ -2,7 +2,7 @@
 //! by schedules and by target tracking.
 //!
 //! Targets, policies and scheduled actions are kept here; what they ask for is decided by [`ControlPlane::scale`], which
-//! its caller repeats every second. The wire that speaks of them is the frontend's.
+//! says when its caller is to repeat it. The wire that speaks of them is the frontend's.
 
 pub mod record;
 pub mod schedule;
@@ -19,11 +19,12 @@ use std::sync::Arc;
 use aws_model::ApiError;
 use aws_model::arn::Qualifier;
 use store::Metadata;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use self::actions::ActionChange;
 pub use self::policies::Tracking;
-pub use self::scaler::Scaler;
+pub use self::scaler::{Scaled, Scaler};
 
 use self::record::{Activity, Resource, Suspended, Target};
 use crate::page::page_of;
@@ -49,6 +50,8 @@ pub(crate) struct Autoscaling {
     /// By resource.
     targets: Shelf<Target>,
     activities: Shelf<Activity>,
+    /// Targets are not as they were when [`ControlPlane::scale`] looked last.
+    changed: Notify,
 }
 
 impl Autoscaling {
@@ -56,6 +59,7 @@ impl Autoscaling {
         Ok(Self {
             targets: Shelf::open(Arc::clone(&metadata), TARGETS).await?,
             activities: Shelf::open(metadata, ACTIVITIES).await?,
+            changed: Notify::new(),
         })
     }
 }
@@ -190,6 +194,7 @@ impl ControlPlane {
             }
         };
         let target = autoscaling.targets.mutate_or(&resource.to_string(), (), judge).await?.after;
+        autoscaling.changed.notify_one();
         Ok(target.map(|target| self.scalable_target_arn(&target)).unwrap_or_default())
     }
 
@@ -202,7 +207,9 @@ impl ControlPlane {
             Some(_) => Ok(None),
             None => Err(ScalingError::NotFound(format!("No scalable target found for {}", place(resource)))),
         };
-        self.inner.autoscaling.targets.mutate_or(&resource.to_string(), (), judge).await.map(drop)
+        self.inner.autoscaling.targets.mutate_or(&resource.to_string(), (), judge).await?;
+        self.inner.autoscaling.changed.notify_one();
+        Ok(())
     }
 
     /// DescribeScalableTargets; no resources are all.
@@ -291,6 +298,7 @@ impl ControlPlane {
         self.scalable_target(resource).ok_or_else(&absent)?;
         let remove = |target: &mut Target| of(target).remove(name).map(drop).ok_or_else(&absent);
         self.change_target(resource, remove).await?;
+        self.inner.autoscaling.changed.notify_one();
         Ok(())
     }
 

@@ -1,5 +1,5 @@
 //! Application Auto Scaling, JSON 1.1: the operations by which provisioned concurrency is scaled with AWS's tools. The
-//! rules are [`control_plane::autoscaling`]'s; [`driver`] repeats them every second.
+//! rules are [`control_plane::autoscaling`]'s; [`driver`] is their clock.
 
 mod checks;
 mod driver;

@@ -122,27 +122,30 @@ struct Retry {
     due: Instant,
     /// The wait that led to `due`.
     wait: Duration,
-    /// The last time that the version was seen failed.
-    seen: Instant,
 }
 
 impl Retries {
-    /// Those of the failed versions whose time has come. What is not seen failed for a whole wait after it was tried is
-    /// forgotten: it has recovered.
+    /// Those of the failed versions whose time has come. What has not failed when its time comes is forgotten: it has
+    /// recovered. To be asked whenever something fails, and when it is time.
     fn due<'a>(&mut self, failed: impl Iterator<Item = &'a VersionKey>, now: Instant) -> Vec<VersionKey> {
         let mut due = Vec::new();
         for key in failed {
-            let first = || Retry { due: now + FIRST_RETRY, wait: FIRST_RETRY, seen: now };
+            let first = || Retry { due: now + FIRST_RETRY, wait: FIRST_RETRY };
             let retry = self.waiting.entry(key.clone()).or_insert_with(first);
-            retry.seen = now;
             if now >= retry.due {
                 retry.wait = (retry.wait * 2).min(LONGEST_RETRY);
                 retry.due = now + retry.wait;
                 due.push(key.clone());
             }
         }
-        self.waiting.retain(|_, retry| now - retry.seen < retry.wait);
+        // Those that have failed are due later.
+        self.waiting.retain(|_, retry| now < retry.due);
         due
+    }
+
+    /// When it is time, if anything has failed.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.waiting.values().map(|retry| retry.due).min()
     }
 }
 
@@ -156,16 +159,21 @@ mod tests {
         let key = VersionKey("f:1#1".to_owned());
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
+        assert_eq!(retries.next(), None);
+        assert!(retries.due([&key].into_iter(), start).is_empty());
         let mut tried = Vec::new();
-        for second in 0..4_000 {
-            if !retries.due([&key].into_iter(), at(second)).is_empty() {
-                tried.push(second);
-            }
+        while let Some(next) = retries.next().filter(|next| *next < at(4_000)) {
+            // It fails again a little later, which is told.
+            assert_eq!(retries.due([&key].into_iter(), next), std::slice::from_ref(&key));
+            assert!(retries.due([&key].into_iter(), next + Duration::from_secs(3)).is_empty());
+            tried.push((next - start).as_secs());
         }
         assert_eq!(tried, [60, 180, 420, 900, 1_800, 2_700, 3_600]);
-        for second in 4_000..4_901 {
-            assert!(retries.due([].into_iter(), at(second)).is_empty());
-        }
-        assert!(retries.waiting.is_empty());
+        assert!(retries.due([].into_iter(), at(4_499)).is_empty());
+        assert_eq!(retries.next(), Some(at(4_500)));
+        assert!(retries.due([].into_iter(), at(4_500)).is_empty());
+        assert_eq!(retries.next(), None);
+        assert!(retries.due([&key].into_iter(), at(5_000)).is_empty());
+        assert_eq!(retries.next(), Some(at(5_060)), "all begins anew");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use worker::{EnvironmentSpec, InvokeReply, InvokeRequest, StartError, VersionKey, Worker};
 
 use crate::core::{
@@ -112,6 +112,8 @@ pub(crate) struct Shared {
     /// Read on the warm path, written when a version is first invoked, retired or forgotten.
     versions: RwLock<Versions>,
     shutting_down: AtomicBool,
+    /// A version has given up on provisioned environments.
+    pub(crate) fell_short: Notify,
 }
 
 /// The versions that are invoked, or were not long ago.
@@ -143,6 +145,7 @@ impl WorkerManager {
             core: core::Shared::new(options.rules(), &[options.limits()], Instant::now()),
             versions: RwLock::default(),
             shutting_down: AtomicBool::new(false),
+            fell_short: Notify::new(),
         });
         let weak = Arc::downgrade(&shared);
         // Idle timeouts are minutes; a look a second, or oftener where a test sets them short, is soon enough.
@@ -221,6 +224,12 @@ impl WorkerManager {
     pub fn provisioned(&self, key: &VersionKey) -> ProvisionedStatus {
         let versions = self.shared.read();
         versions.by_key.get(key).map(|version| version.provisioned()).unwrap_or_default()
+    }
+
+    /// Returns when provisioned environments of some version are missing and are not made any more; at once where that has
+    /// come about since the last time.
+    pub async fn fell_short(&self) {
+        self.shared.fell_short.notified().await;
     }
 
     /// The version is no longer current (updated or deleted): environments finish what they do and are retired.

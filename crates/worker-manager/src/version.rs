@@ -141,7 +141,11 @@ impl Version {
 
     fn step_locked(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, event: Event) {
         let mut actions = std::mem::take(&mut state.actions);
+        let fell_short = state.core.falls_short();
         state.core.step(&shared.core, event, Instant::now(), &mut actions);
+        if !fell_short && state.core.falls_short() {
+            shared.fell_short.notify_one();
+        }
         for action in actions.drain(..) {
             self.act(shared, state, action);
         }

@@ -267,7 +267,8 @@ async fn a_provisioned_initialization_that_fails_is_reported_and_leaves_nothing(
     let spec = spec(&host, "f");
     manager.set_provisioned(&spec, 1);
     let status = || manager.provisioned(&spec.key);
-    eventually("it fails", || status().failed == Some(ProvisionFailure::Initialization)).await;
+    timeout(PATIENCE, manager.fell_short()).await.expect("somebody is told");
+    assert_eq!(status().failed, Some(ProvisionFailure::Initialization));
     assert_eq!((status().requested, status().allocated), (1, 0));
     eventually("nothing is left", || host.backend.live() == 0).await;
     healthy.store(true, Ordering::SeqCst);
@@ -276,7 +277,8 @@ async fn a_provisioned_initialization_that_fails_is_reported_and_leaves_nothing(
     manager.set_provisioned(&spec, 0);
     host.backend.fill();
     manager.set_provisioned(&spec, 1);
-    eventually("the host has no room", || status().failed == Some(ProvisionFailure::NoRoom)).await;
+    timeout(PATIENCE, manager.fell_short()).await.expect("somebody is told again");
+    assert_eq!(status().failed, Some(ProvisionFailure::NoRoom), "the host has no room");
     shut_down(&host, &manager).await;
 }
 

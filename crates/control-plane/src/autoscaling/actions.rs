@@ -75,6 +75,7 @@ impl ControlPlane {
             Ok(())
         })
         .await?;
+        self.inner.autoscaling.changed.notify_one();
         Ok(())
     }
 

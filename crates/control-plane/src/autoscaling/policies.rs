@@ -74,6 +74,7 @@ impl ControlPlane {
             Ok(())
         })
         .await
+        .inspect(|_| self.inner.autoscaling.changed.notify_one())
     }
 
     /// DeleteScalingPolicy.

@@ -1,5 +1,6 @@
 //! Carries out what schedules and policies ask for. The decisions are [`super::schedule`]'s and [`super::tracking`]'s; here
-//! they meet the clock, the settings and what is really there. Time is an argument: a second is a call.
+//! they meet the clock, the settings and what is really there. Time is an argument; each call says when the next one is
+//! due.
 
 use std::collections::HashMap;
 
@@ -14,6 +15,9 @@ use crate::plane::ControlPlane;
 use crate::provisioned::{LiveConcurrency, Provision};
 use crate::record::{FunctionVersion, Scope, Timestamp};
 
+/// How often utilizations are looked at, and changes that go on, in milliseconds.
+const LOOK: i64 = 1_000;
+
 /// How long a target rests after its capacity was refused, in milliseconds.
 const REST: i64 = 5 * 60_000;
 
@@ -22,6 +26,15 @@ const REST: i64 = 5 * 60_000;
 #[derive(Debug, Default)]
 pub struct Scaler {
     watched: HashMap<Resource, Watched>,
+}
+
+/// What came of a look at the targets.
+#[derive(Debug, Default)]
+pub struct Scaled {
+    /// The environments whose number has changed.
+    pub provisions: Vec<Provision>,
+    /// When to look again, unless a target changes before; absent where nothing is to come.
+    pub next: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -50,6 +63,18 @@ struct Capacity {
     live: LiveConcurrency,
 }
 
+impl Watched {
+    /// When there will be something to do about the target.
+    fn next(&self, target: &Target, now: Timestamp) -> Option<Timestamp> {
+        let soon = Timestamp(now.0.saturating_add(LOOK));
+        if !target.policies.is_empty() || target.unsettled || self.pending.is_some() {
+            return Some(soon);
+        }
+        // What was due now is planned anew by the next look.
+        self.plans.values().filter_map(|plan| plan.next).min().map(|next| next.max(soon))
+    }
+}
+
 impl Plan {
     fn of(action: &ScheduledAction) -> Self {
         // What was stored was read once; a zone that a newer database lacks is no reason to stop.
@@ -66,17 +91,17 @@ impl Plan {
 }
 
 impl ControlPlane {
-    /// Carries out what is due at `now`, for every target; to be repeated each second. Answers the environments whose
-    /// number has changed. `live` says what is really there of a version.
+    /// Carries out what is due at `now`, for every target; to be repeated when it says so, and after
+    /// [`Self::scaling_changed`]. `live` says what is really there of a version.
     pub async fn scale(
         &self,
         scaler: &mut Scaler,
         now: Timestamp,
         live: impl Fn(&FunctionVersion) -> LiveConcurrency,
-    ) -> Vec<Provision> {
+    ) -> Scaled {
         let targets = self.targets_of(None);
         scaler.watched.retain(|resource, _| targets.iter().any(|target| target.resource == *resource));
-        let mut provisions = Vec::new();
+        let mut scaled = Scaled::default();
         for target in targets {
             let resource = &target.resource;
             let watched = scaler.watched.entry(resource.clone()).or_insert_with(|| Watched {
@@ -86,11 +111,21 @@ impl ControlPlane {
                 rests_until: now,
             });
             match self.scale_one(watched, &target, now, &live).await {
-                Ok(changed) => provisions.extend(changed),
+                Ok(changed) => scaled.provisions.extend(changed),
                 Err(error) => tracing::error!(%resource, %error, "a scalable target was left alone"),
             }
+            // As it is now.
+            let target = self.scalable_target(resource);
+            let next = target.and_then(|target| watched.next(&target, now));
+            scaled.next = scaled.next.into_iter().chain(next).min();
         }
-        provisions
+        scaled
+    }
+
+    /// Returns when a target, a policy or a scheduled action has been registered, changed or removed; at once where that
+    /// has happened since the last time.
+    pub async fn scaling_changed(&self) {
+        self.inner.autoscaling.changed.notified().await;
     }
 
     async fn scale_one(

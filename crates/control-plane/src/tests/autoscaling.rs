@@ -34,6 +34,7 @@ struct Drill {
     ready: BTreeMap<VersionId, u32>,
     used: u32,
     broken: Option<ProvisionFailure>,
+    next: Option<Timestamp>,
 }
 
 impl Drill {
@@ -42,7 +43,7 @@ impl Drill {
         world.plane.create_alias(&alias(json!({}))).await.unwrap();
         // On a full minute.
         let now = Timestamp(NOW.0 - NOW.0 % 60_000);
-        Self { world, scaler: Scaler::default(), now, ready: BTreeMap::new(), used: 0, broken: None }
+        Self { world, scaler: Scaler::default(), now, ready: BTreeMap::new(), used: 0, broken: None, next: None }
     }
 
     async fn register(&self, request: &Registration) -> Result<String, ScalingError> {
@@ -55,11 +56,23 @@ impl Drill {
             let allocated = ready.get(&version.id).copied().unwrap_or_default();
             LiveConcurrency { allocated, available: allocated.saturating_sub(used), failed: broken }
         };
-        let changed = self.world.plane.scale(&mut self.scaler, self.now, live).await;
-        for provision in changed.iter().filter(|_| broken.is_none()) {
+        let scaled = self.world.plane.scale(&mut self.scaler, self.now, live).await;
+        for provision in scaled.provisions.iter().filter(|_| broken.is_none()) {
             self.ready.insert(provision.version.id, provision.count);
         }
+        self.next = scaled.next;
         self.now.0 += 1_000;
+    }
+
+    /// Calls when it is time, and only then, until `end`; answers how often.
+    async fn sleeper(&mut self, end: Timestamp) -> usize {
+        let mut looks = 0;
+        while let Some(next) = self.next.filter(|next| *next < end) {
+            self.now = next;
+            self.second().await;
+            looks += 1;
+        }
+        looks
     }
 
     async fn seconds(&mut self, count: usize) {
@@ -208,6 +221,44 @@ async fn a_scheduled_action_sets_bounds_when_its_moment_comes() {
     let kept = drill.activities(true).len();
     drill.seconds(120).await;
     assert_eq!(drill.activities(true).len(), kept);
+}
+
+#[tokio::test]
+async fn nothing_is_looked_at_before_it_is_time() {
+    let mut drill = Drill::new().await;
+    drill.second().await;
+    assert_eq!(drill.next, None, "no target");
+    let (plane, start) = (drill.world.plane.clone(), drill.now);
+    let told = async || tokio::time::timeout(std::time::Duration::ZERO, plane.scaling_changed()).await.is_ok();
+    assert!(!told().await);
+    drill.register(&bounds(1, 10)).await.unwrap();
+    assert!(told().await);
+    drill.second().await;
+    assert_eq!(drill.next, Some(Timestamp(start.0 + 1_000)), "the change goes on");
+    drill.second().await;
+    assert_eq!((drill.capacity(), drill.next), (1, None));
+    assert!(!told().await, "what scaling itself changes it knows");
+
+    plane.put_scheduled_action(&live(), "up", &action("rate(1 hour)", Some(5), None), start).await.unwrap();
+    assert!(told().await);
+    drill.second().await;
+    assert_eq!(drill.next, Some(Timestamp(start.0 + 3_600_000)));
+    // At the full hour, and until the change is there.
+    let hour = Timestamp(start.0 + 3_700_000);
+    assert!(drill.sleeper(hour).await <= 3);
+    assert_eq!((drill.capacity(), drill.next), (5, Some(Timestamp(start.0 + 7_200_000))));
+    plane.delete_scheduled_action(&live(), "up").await.unwrap();
+    assert!(told().await);
+
+    plane.put_scaling_policy(&live(), "p", tracking(0.7), drill.now).await.unwrap();
+    assert!(told().await);
+    let now = drill.now;
+    drill.second().await;
+    assert_eq!(drill.next, Some(Timestamp(now.0 + 1_000)), "utilization is looked at each second");
+    plane.deregister_scalable_target(&live()).await.unwrap();
+    assert!(told().await);
+    drill.second().await;
+    assert_eq!(drill.next, None);
 }
 
 #[tokio::test]

@@ -178,6 +178,11 @@ impl Version {
             && self.provisioned_target == 0
     }
 
+    /// Whether provisioned environments are missing that are not made any more, since that has failed.
+    pub fn falls_short(&self) -> bool {
+        self.provisioned_failed.is_some() && self.provisioned < self.provisioned_target as usize
+    }
+
     /// Whether nothing is lost if it is forgotten: a new one would do the same.
     pub fn is_forgettable(&self, now: Instant) -> bool {
         let remembers = !self.retired && self.keeper.remembers(now.saturating_duration_since(self.last_used));
