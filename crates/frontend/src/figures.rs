@@ -78,6 +78,7 @@ fn of_functions(figures: &Figures, tell: &mut dyn FnMut(Live)) {
             row(&[("purpose", "on-demand")], count(counts.started_on_demand));
             row(&[("purpose", "provisioned-concurrency")], count(counts.started_provisioned));
             row(&[("purpose", "prewarm")], count(counts.started_prewarm));
+            row(&[("purpose", "snap-start")], count(counts.started_snapshot));
         }),
         ("environments", Gauge, "Environments, by what they do", |function, row| {
             let now = function.environments();

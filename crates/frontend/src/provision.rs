@@ -53,7 +53,9 @@ impl App {
                 return;
             }
             tokio::time::sleep(wait).await;
-            new.iter().filter(|version| self.live(version).failed.is_some()).for_each(|version| self.provision(version));
+            new.iter()
+                .filter(|version| self.live(version).failed.is_some())
+                .for_each(|version| self.provision(version));
             self.until(PATIENCE, || new.iter().all(|version| self.is_settled(version))).await;
         }
     }

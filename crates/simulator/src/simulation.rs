@@ -268,6 +268,8 @@ impl<'a> Simulation<'a> {
                 let took = usual.mul_f64(self.random.log_normal(0.0, 0.2));
                 self.plan(took, version, What::Ready(id));
             }
+            // Nothing here has snapshots.
+            Action::Decline => {}
             Action::Retire(id) => self.plan(self.teardown, version, What::Gone(id)),
             Action::Throttle(request, throttle) => {
                 self.decided(request);

@@ -77,7 +77,7 @@ impl Tally {
         self.memory.change(now, function.mib, None, Some(Holding::Starting));
         self.starts += 1;
         match purpose {
-            Purpose::OnDemand | Purpose::Provisioned => {}
+            Purpose::OnDemand | Purpose::Provisioned | Purpose::Snapshot => {}
             Purpose::Prewarm => self.prewarms += 1,
         }
     }

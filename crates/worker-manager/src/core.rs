@@ -13,6 +13,7 @@
 //! - Every [`Action::Start`] is followed by [`Event::Ready`], [`Event::Gone`] or [`Event::Refused`] of that environment; every
 //!   [`Action::Dispatch`] by [`Event::Settling`] (may be left out) and [`Event::Idle`], or by [`Event::Gone`]; and after
 //!   [`Action::Retire`] by [`Event::Gone`], with which the place is free again.
+//!   One that is started for a snapshot is never ready, and gone when that has been made.
 //! - [`Action::Tell`] goes to another version (or to this one) as [`Event::Told`], after the step that asked for it.
 //! - [`Action::WakeAt`] asks for an [`Event::Tick`] at that time. It takes the place of the one asked for before, which
 //!   was later; ticks that nobody asked for do no harm.

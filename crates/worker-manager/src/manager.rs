@@ -148,6 +148,15 @@ impl WorkerManager {
             fell_short: Notify::new(),
         });
         let weak = Arc::downgrade(&shared);
+        shared.worker.admit_by(move |spec| {
+            let manager = weak.clone();
+            Box::pin(async move {
+                let shared = manager.upgrade()?;
+                let place = shared.version(&spec)?.place(&shared).await?;
+                Some(Box::new(place) as Box<dyn Send>)
+            })
+        });
+        let weak = Arc::downgrade(&shared);
         // Idle timeouts are minutes; a look a second, or oftener where a test sets them short, is soon enough.
         let every = (options.idle_timeout / 10).clamp(Duration::from_millis(50), Duration::from_secs(1));
         tokio::spawn(async move {

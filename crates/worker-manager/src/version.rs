@@ -1,9 +1,10 @@
 //! One version with its real environments: carries out what the core decides.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use worker::{Environment, EnvironmentSpec, InitType, InvokeRequest, Notice, Reply, StartError};
 
@@ -27,6 +28,8 @@ struct State {
     /// The request that the step under way is about.
     arriving: Option<(RequestId, Request)>,
     waiting: HashMap<RequestId, Request>,
+    /// Initializations that wait for a place; they are all the same.
+    initializations: VecDeque<oneshot::Sender<EnvironmentId>>,
     /// Why an environment that has just ended did so, for the request that had been waiting for it.
     last_error: Option<StartError>,
     next_request: u64,
@@ -55,6 +58,24 @@ impl Refusal {
     }
 }
 
+/// A place on the host for something that is not an environment of the pool; dropping it gives it back.
+pub(crate) struct Place {
+    version: Arc<Version>,
+    shared: Arc<Shared>,
+    given: oneshot::Receiver<EnvironmentId>,
+    id: Option<EnvironmentId>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // It may have been given and not been looked at.
+        self.given.close();
+        if let Some(id) = self.id.or_else(|| self.given.try_recv().ok()) {
+            self.version.step(&self.shared, Event::Gone(id));
+        }
+    }
+}
+
 /// What an event has to say to versions, once no lock is held.
 pub(crate) type Tells = Vec<(VersionId, Told)>;
 
@@ -68,6 +89,7 @@ impl Version {
             environments: HashMap::new(),
             arriving: None,
             waiting: HashMap::new(),
+            initializations: VecDeque::new(),
             last_error: None,
             next_request: 0,
             alarm: None,
@@ -116,6 +138,21 @@ impl Version {
         std::mem::take(&mut state.tells)
     }
 
+    /// Waits for a place in which the version can be initialized; none where there will be none.
+    pub(crate) async fn place(self: &Arc<Self>, shared: &Arc<Shared>) -> Option<Place> {
+        let (give, given) = oneshot::channel();
+        let mut place = Place { version: Arc::clone(self), shared: Arc::clone(shared), given, id: None };
+        let tells = {
+            let mut state = self.lock();
+            state.initializations.push_back(give);
+            self.step_locked(shared, &mut state, Event::Initialize);
+            std::mem::take(&mut state.tells)
+        };
+        shared.deliver(tells);
+        place.id = (&mut place.given).await.ok();
+        place.id.is_some().then_some(place)
+    }
+
     pub(crate) fn provisioned(&self) -> ProvisionedStatus {
         self.lock().core.provisioned()
     }
@@ -126,7 +163,11 @@ impl Version {
 
     /// Ends every environment, busy ones included, and serves nothing more.
     pub(crate) fn end(self: &Arc<Self>, shared: &Arc<Shared>) {
-        self.lock().last_error = None;
+        {
+            let mut state = self.lock();
+            state.last_error = None;
+            state.initializations.clear();
+        }
         self.step(shared, Event::End);
     }
 
@@ -165,6 +206,7 @@ impl Version {
                 let initialization_type = match purpose {
                     Purpose::OnDemand | Purpose::Prewarm => InitType::OnDemand,
                     Purpose::Provisioned => InitType::Provisioned,
+                    Purpose::Snapshot => return self.give(shared, state, id),
                 };
                 // The environment's task keeps version and manager alive until it has told of its end.
                 let (version, manager) = (Arc::clone(self), Arc::clone(shared));
@@ -172,6 +214,7 @@ impl Version {
                 let environment = shared.worker.start(Arc::clone(&self.spec), initialization_type, observer);
                 state.environments.insert(id, environment);
             }
+            Action::Decline => drop(state.initializations.pop_back()),
             // It goes from the table when it says that it has ended.
             Action::Retire(id) => {
                 if let Some(environment) = state.environments.get(&id) {
@@ -203,6 +246,16 @@ impl Version {
                     later.abort();
                 }
             }
+        }
+    }
+
+    /// Gives the place of an environment to who waits for one.
+    fn give(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, id: EnvironmentId) {
+        let taker = state.initializations.pop_front();
+        if taker.is_none_or(|taker| taker.send(id).is_err()) {
+            // Who waited has gone. The core hears of it when this step is over.
+            let (version, shared) = (Arc::clone(self), Arc::clone(shared));
+            tokio::spawn(async move { version.step(&shared, Event::Gone(id)) });
         }
     }
 

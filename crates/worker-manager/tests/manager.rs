@@ -658,3 +658,33 @@ async fn what_is_wrong_with_a_snapshot_is_told_apart_and_not_counted() {
     eventually("it is made meanwhile", || host.backend.saved().names() == ["f-1", "g-1"]).await;
     shut_down(&host, &manager).await;
 }
+
+#[tokio::test]
+async fn an_initialization_for_a_snapshot_waits_for_its_place_on_the_host() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let host = host_with_snapshots(move |process: Process| {
+        let gate = Arc::clone(&opened);
+        async move {
+            gate.acquire().await.expect("never closed").forget();
+            process.echo().await
+        }
+    });
+    let manager = manager(&host, Options { max_environments: 1, ..Options::default() });
+    let (f, g) = (snap_start(&host, "f"), snap_start(&host, "g"));
+    let places = || manager.figures().totals.fleet;
+    let take = |spec: &Arc<EnvironmentSpec>| {
+        let (worker, spec) = (host.worker.clone(), Arc::clone(spec));
+        tokio::spawn(async move { worker.take_snapshot(&spec).await })
+    };
+    let first = take(&f);
+    eventually("it initializes", || places().environments == 1).await;
+    let second = take(&g);
+    eventually("the other one waits", || places().waiting == 1).await;
+    assert_eq!(host.backend.live(), 1);
+    gate.add_permits(2);
+    assert_eq!(first.await.expect("no panic"), Ok(true));
+    assert_eq!(second.await.expect("no panic"), Ok(true));
+    eventually("the places are free", || (places().environments, places().waiting) == (0, 0)).await;
+    shut_down(&host, &manager).await;
+}

@@ -22,7 +22,7 @@ pub use disks::{DiskError, RootDisk, RootDisks};
 pub use environment::{Environment, Notice, Reply};
 pub use host::{ColdStart, EnvironmentInfo, Options, Parts, StartError, Worker};
 pub use lifecycle::RestoreFailure;
-pub use snapshots::SnapshotFailure;
+pub use snapshots::{Admitted, SnapshotFailure};
 pub use spec::{CodeRef, EnvironmentSpec, InvokeReply, InvokeRequest, LogSettings, SnapshotName, VersionKey};
 pub use telemetry::lines::{InitType, LogFormat};
 pub use variables::{Credentials, IssueCredentials};

@@ -13,8 +13,9 @@
 //! forgotten.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use sandbox::{KeepError, Kept, ProcessId, Saved, Snapshot, SnapshotError};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,12 @@ use crate::spec::{EnvironmentSpec, SnapshotName};
 
 /// Initializations for snapshots that run at a time; the others wait. Each may take minutes.
 const MAKERS: usize = 2;
+
+/// A place for an initialization, to be held while it runs; absent where there will be none.
+pub type Admitted = Pin<Box<dyn Future<Output = Option<Box<dyn Send>>> + Send>>;
+
+/// Finds places for initializations.
+type Admission = dyn Fn(Arc<EnvironmentSpec>) -> Admitted + Send + Sync;
 
 /// Snapshots that are held in memory beside those in use; those on the disk are read again when they are wanted.
 const MAX_IN_MEMORY: usize = 32;
@@ -111,6 +118,8 @@ pub(crate) type Taken = Result<Option<FunctionSnapshot>, SnapshotFailure>;
 pub(crate) struct Snapshots {
     slots: Mutex<HashMap<SnapshotName, Slot>>,
     makers: Semaphore,
+    /// Without one the host has room for everything.
+    admission: RwLock<Option<Arc<Admission>>>,
     uses: AtomicU64,
 }
 
@@ -131,7 +140,12 @@ enum State {
 
 impl Default for Snapshots {
     fn default() -> Self {
-        Self { slots: Mutex::default(), makers: Semaphore::new(MAKERS), uses: AtomicU64::new(0) }
+        Self {
+            slots: Mutex::default(),
+            makers: Semaphore::new(MAKERS),
+            admission: RwLock::default(),
+            uses: AtomicU64::new(0),
+        }
     }
 }
 
@@ -149,6 +163,13 @@ impl Worker {
     /// It cannot be initialized, or not be kept.
     pub async fn take_snapshot(&self, spec: &Arc<EnvironmentSpec>) -> Result<bool, SnapshotFailure> {
         take(&self.inner, spec).await
+    }
+
+    /// Has each initialization for a snapshot ask for a place: it begins when `admit` answers, and fails where that is
+    /// nothing; what was answered is dropped when it is over. Takes the place of who was asked before.
+    pub fn admit_by(&self, admit: impl Fn(Arc<EnvironmentSpec>) -> Admitted + Send + Sync + 'static) {
+        let admission = &self.inner.snapshots.admission;
+        *admission.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(admit));
     }
 
     /// Forgets the snapshot of a version that is no more. Environments that went on from it are not touched.
@@ -232,6 +253,7 @@ async fn make(host: &Arc<Inner>, spec: &Arc<EnvironmentSpec>) -> Taken {
     let ended = || SnapshotFailure::Kept("the environment ended while it was being initialized".to_owned());
     // The semaphore is never closed.
     let _permit = host.snapshots.makers.acquire().await.map_err(|_| ended())?;
+    let _place = admitted(host, spec).await?;
     // Unbounded, but an environment says little.
     let (tell, mut notices) = mpsc::unbounded_channel();
     let observer = Box::new(move |notice| drop(tell.send(notice)));
@@ -245,6 +267,19 @@ async fn make(host: &Arc<Inner>, spec: &Arc<EnvironmentSpec>) -> Taken {
     let (reply, taken) = oneshot::channel();
     environment.snapshot(reply);
     taken.await.unwrap_or_else(|_| Err(ended()))
+}
+
+/// Waits until the host has room for an environment more; to be held for as long as that is there.
+async fn admitted(host: &Inner, spec: &Arc<EnvironmentSpec>) -> Result<Option<Box<dyn Send>>, SnapshotFailure> {
+    let admission = host.snapshots.admission.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let Some(admit) = admission else { return Ok(None) };
+    match admit(Arc::clone(spec)).await {
+        Some(place) => Ok(Some(place)),
+        None => {
+            let text = format!("this host has no room for an environment of {} MB", spec.memory_mb);
+            Err(SnapshotFailure::Start(StartError::NoRoom(text)))
+        }
+    }
 }
 
 async fn keep(name: &SnapshotName, made: &FunctionSnapshot) -> Result<(), SnapshotFailure> {

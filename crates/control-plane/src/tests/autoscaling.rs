@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::aliases::{alias, with_versions};
 use super::*;
-use crate::{LiveConcurrency, ProvisionFailure};
 use crate::autoscaling::record::{Activity, Metric, NotScaled, Resource, Statistic, Status, Suspended};
 use crate::autoscaling::{ActionChange, Page, Registration, Scaler, ScalingError, Tracking};
 use crate::record::VersionId;
+use crate::{LiveConcurrency, ProvisionFailure};
 
 fn live() -> Resource {
     Resource::parse("function:f:live").unwrap()

@@ -124,7 +124,7 @@ struct Counters {
     invocations: AtomicU64,
     spilled: AtomicU64,
     throttled: [AtomicU64; ThrottleReason::ALL.len()],
-    started: [AtomicU64; 3],
+    started: [AtomicU64; 4],
 }
 
 /// How many invocations each limit has throttled.
@@ -155,6 +155,8 @@ pub struct FunctionFigures {
     pub started_provisioned: u64,
     /// Environments started ahead of an expected invocation.
     pub started_prewarm: u64,
+    /// Initializations of versions for their snapshots.
+    pub started_snapshot: u64,
     /// Invocations of versions with provisioned concurrency that were served by other environments.
     pub spilled: u64,
 }
@@ -196,8 +198,8 @@ impl Function {
         let counters = &self.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let in_flight = self.in_flight.load(Ordering::SeqCst);
-        let [started_on_demand, started_provisioned, started_prewarm] =
-            [0, 1, 2].map(|at| count(&counters.started[at]));
+        let [started_on_demand, started_provisioned, started_prewarm, started_snapshot] =
+            counters.started.each_ref().map(count);
         FunctionFigures {
             in_flight,
             peak: counters.peak.swap(in_flight, Ordering::Relaxed).max(in_flight),
@@ -206,6 +208,7 @@ impl Function {
             started_on_demand,
             started_provisioned,
             started_prewarm,
+            started_snapshot,
             spilled: count(&counters.spilled),
         }
     }

@@ -39,6 +39,9 @@ pub enum Event {
     Refused(EnvironmentId),
     /// Time has passed: an [`Action::WakeAt`] is due.
     Tick,
+    /// The version is to be initialized for its snapshot, which takes a place like any environment: find one, however
+    /// long that takes.
+    Initialize,
     /// Keep so many environments initialized.
     SetProvisioned(u32),
     /// The version is no longer current: start nothing ahead of demand, keep nothing.
@@ -74,6 +77,9 @@ pub enum Action {
     Dispatch(RequestId, EnvironmentId),
     /// Make an environment on that worker, where a place is taken for it.
     Start(EnvironmentId, Purpose, WorkerId),
+    /// There is no place for the initialization that was just asked for, and will be none: every worker is too small, or
+    /// the server goes down.
+    Decline,
     /// End an environment. It serves nobody, except after [`Event::End`].
     Retire(EnvironmentId),
     /// The request is over a limit.
@@ -96,6 +102,19 @@ pub enum Purpose {
     Provisioned,
     /// An invocation that the version's history lets expect.
     Prewarm,
+    /// The version's snapshot: it initializes, serves nobody and is gone.
+    Snapshot,
+}
+
+impl Purpose {
+    /// Whether it is for invocations that nothing else provides for: such environments are started at a limited rate,
+    /// and may be given up.
+    pub(crate) fn is_on_demand(self) -> bool {
+        match self {
+            Self::OnDemand | Self::Prewarm => true,
+            Self::Provisioned | Self::Snapshot => false,
+        }
+    }
 }
 
 /// That an invocation is over a limit.

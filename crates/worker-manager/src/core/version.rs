@@ -199,6 +199,7 @@ impl Version {
             Event::Gone(id) => self.gone(shared, id, ProvisionFailure::Initialization, now, actions),
             Event::Refused(id) => self.gone(shared, id, ProvisionFailure::NoRoom, now, actions),
             Event::Tick => self.tick(shared, now, actions),
+            Event::Initialize => self.initialize(shared, now, actions),
             // Somebody still had hold of the version when it was retired.
             Event::SetProvisioned(_) if self.retired => {}
             Event::SetProvisioned(count) => {
@@ -235,18 +236,14 @@ impl Version {
             return;
         }
         let Some(gone) = self.remove(id) else { return };
-        let provisioned = gone.purpose == Purpose::Provisioned;
         match gone.stage {
             // The driver has not heard of it.
             Stage::Wanted { .. } => {}
             Stage::Starting { seat, .. } => {
-                if provisioned {
-                    self.provisioned_failed = Some(failure);
-                } else if self.waiting.len() > self.starting + self.wanted.len()
-                    && let Some(waiting) = self.waiting.pop_front()
-                {
-                    drop(waiting.ticket);
-                    actions.push(Action::Fail(waiting.request));
+                match gone.purpose {
+                    Purpose::Provisioned => self.provisioned_failed = Some(failure),
+                    Purpose::OnDemand | Purpose::Prewarm => self.fail_uncovered(actions),
+                    Purpose::Snapshot => {}
                 }
                 shared.fleet.gone(&seat, actions);
             }
@@ -254,6 +251,16 @@ impl Version {
         }
         self.cover(shared, now, actions);
         self.provision(shared, now, actions);
+    }
+
+    /// An environment did not come to be: the request that had been waiting for it fails.
+    fn fail_uncovered(&mut self, actions: &mut Vec<Action>) {
+        if self.waiting.len() > self.starting + self.wanted.len()
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            drop(waiting.ticket);
+            actions.push(Action::Fail(waiting.request));
+        }
     }
 
     fn evict(&mut self, shared: &Shared, id: EnvironmentId, actions: &mut Vec<Action>) {
@@ -327,11 +334,8 @@ impl Version {
     /// Takes an environment out of the tables.
     fn remove(&mut self, id: EnvironmentId) -> Option<Environment> {
         let removed = self.environments.remove(&id)?;
-        let on_demand = match removed.purpose {
-            Purpose::OnDemand | Purpose::Prewarm => true,
-            Purpose::Provisioned => false,
-        };
-        self.provisioned -= usize::from(!on_demand);
+        let on_demand = removed.purpose.is_on_demand();
+        self.provisioned -= usize::from(removed.purpose == Purpose::Provisioned);
         match &removed.stage {
             Stage::Wanted { .. } => self.wanted.retain(|wanted| *wanted != id),
             Stage::Starting { .. } => self.starting -= usize::from(on_demand),
@@ -349,7 +353,7 @@ impl Version {
     }
 
     fn want(&self, environment: EnvironmentId, purpose: Purpose) -> Want {
-        let evictable = purpose != Purpose::Provisioned;
+        let evictable = purpose.is_on_demand();
         let value = self.value(1);
         Want { function: self.function.id(), version: self.id, environment, size: self.size, evictable, value }
     }

@@ -100,11 +100,15 @@ impl Version {
         matches!(self.start(shared, Purpose::Prewarm, now, actions), Started::Yes)
     }
 
+    /// Finds a place for the version's initialization.
+    pub(super) fn initialize(&mut self, shared: &Shared, now: Instant, actions: &mut Vec<Action>) {
+        if self.ended || matches!(self.start(shared, Purpose::Snapshot, now, actions), Started::No(_)) {
+            actions.push(Action::Decline);
+        }
+    }
+
     fn start(&mut self, shared: &Shared, purpose: Purpose, now: Instant, actions: &mut Vec<Action>) -> Started {
-        let rated = match purpose {
-            Purpose::OnDemand | Purpose::Prewarm => true,
-            Purpose::Provisioned => false,
-        };
+        let rated = purpose.is_on_demand();
         if rated && let Err(throttle) = self.function.scale(shared.nanos(now)) {
             return Started::No(throttle);
         }
@@ -134,7 +138,7 @@ impl Version {
         }
         self.next_id += 1;
         self.environments.insert(id, Environment { purpose, stage });
-        self.provisioned += usize::from(!rated);
+        self.provisioned += usize::from(purpose == Purpose::Provisioned);
         Started::Yes
     }
 
@@ -149,12 +153,9 @@ impl Version {
         actions.push(Action::Start(id, purpose, seat.worker()));
         environment.stage = Stage::Starting { seat, since: now };
         self.function.started(purpose);
-        match purpose {
-            Purpose::OnDemand | Purpose::Prewarm => {
-                self.wanted.retain(|wanted| *wanted != id);
-                self.starting += 1;
-            }
-            Purpose::Provisioned => {}
+        if purpose.is_on_demand() {
+            self.wanted.retain(|wanted| *wanted != id);
+            self.starting += 1;
         }
     }
 

@@ -89,10 +89,7 @@ impl Version {
         let seat = Arc::clone(seat);
         let up = Up { seat, flights: Vec::new(), settling: 0, last_used, keep_until: now, uses: 0 };
         environment.stage = Stage::Up(up);
-        match environment.purpose {
-            Purpose::OnDemand | Purpose::Prewarm => self.starting -= 1,
-            Purpose::Provisioned => {}
-        }
+        self.starting -= usize::from(environment.purpose.is_on_demand());
         match initialized {
             Initialized::Yes => self.cold.record(took),
             Initialized::Failed if self.is_provisioned(id) => {

@@ -337,6 +337,27 @@ fn a_provisioned_environment_without_room_is_reported() {
 }
 
 #[test]
+fn an_initialization_for_a_snapshot_has_a_place_like_any_environment() {
+    let mut driven = Driven::<2>::with(Rules::default(), 1);
+    let zero = EnvironmentId(0);
+    driven.of(0, 0, Event::Request(RequestId(0)));
+    driven.of(0, 50, Event::Ready(zero, Initialized::Yes));
+    assert_eq!(driven.of(1, 0, Event::Initialize), [], "it waits, however long");
+    assert_eq!(driven.of(1, 60_000, Event::Tick), []);
+    driven.of(0, 0, Event::Idle(zero));
+    driven.of(0, 0, Event::Told(Told::Evict(zero)));
+    let [Action::Tell(_, room)] = driven.of(0, 0, Event::Gone(zero))[..] else { panic!("there is room") };
+    assert_eq!(driven.of(1, 0, Event::Told(room)), [Action::Start(zero, Purpose::Snapshot, HERE)]);
+    assert_eq!(driven.of(0, 0, Event::Request(RequestId(1))).len(), 1, "it waits for room");
+    let counts = driven.versions[1].function.figures();
+    assert_eq!((counts.started_snapshot, counts.started_on_demand), (1, 0));
+    assert!(matches!(driven.of(1, 0, Event::Gone(zero))[..], [Action::Tell(_, Told::Room(_))]));
+    assert!(driven.versions[1].is_empty());
+    driven.of(1, 0, Event::End);
+    assert_eq!(driven.of(1, 0, Event::Initialize), [Action::Decline]);
+}
+
+#[test]
 fn what_is_larger_than_the_worker_is_refused_at_once() {
     let now = Instant::now();
     let limits = WorkerLimits { memory_mb: 1_000, ..WorkerLimits::of_environments(10) };
@@ -346,6 +367,9 @@ fn what_is_larger_than_the_worker_is_refused_at_once() {
     version.step(&shared, Event::Request(RequestId(0)), now, &mut actions);
     assert_eq!(actions, [Action::Throttle(RequestId(0), FULL)]);
     assert_eq!(shared.in_flight(), 0);
+    actions.clear();
+    version.step(&shared, Event::Initialize, now, &mut actions);
+    assert_eq!(actions, [Action::Decline]);
 }
 
 #[test]

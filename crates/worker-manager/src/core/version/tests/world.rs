@@ -21,6 +21,8 @@ enum Phase {
     Starting,
     /// With so many invocations that are not answered, and so many that are.
     Up(u32, u32),
+    /// Initializes for a snapshot.
+    Making,
     Leaving,
 }
 
@@ -113,19 +115,22 @@ impl World {
                     }
                 }
                 Action::Start(id, purpose, worker) => {
-                    let environment = (Phase::Starting, worker.0, Vec::new());
+                    let phase = if purpose == Purpose::Snapshot { Phase::Making } else { Phase::Starting };
+                    let environment = (phase, worker.0, Vec::new());
                     prop_assert!(self.environments.insert((version, id), environment).is_none());
                     prop_assert!(!self.ended);
-                    self.started[function(version)] += u32::from(purpose != Purpose::Provisioned);
+                    self.started[function(version)] +=
+                        u32::from(matches!(purpose, Purpose::OnDemand | Purpose::Prewarm));
                     if purpose == Purpose::Provisioned {
                         self.provisioned.insert((version, id));
                     }
                 }
                 Action::Retire(id) => match self.environments.get_mut(&(version, id)) {
                     Some((phase @ (Phase::Starting | Phase::Up(0, 0)), _, _)) => *phase = Phase::Leaving,
-                    Some((phase @ Phase::Up(_, _), _, _)) if self.ended => *phase = Phase::Leaving,
+                    Some((phase @ (Phase::Up(_, _) | Phase::Making), _, _)) if self.ended => *phase = Phase::Leaving,
                     other => prop_assert!(false, "{id:?} was retired: {other:?}"),
                 },
+                Action::Decline => prop_assert!(false, "a worker is large enough"),
                 Action::Throttle(request, throttle) => {
                     prop_assert!(self.waiting.remove(&(version, request)), "{request:?} was answered before");
                     prop_assert!(throttle.retry_after > Duration::ZERO, "{throttle:?}");
@@ -164,7 +169,7 @@ impl World {
         prop_assert!(self.shared.figures().fleet.environments >= alive);
         let served = |(phase, _, _): &(Phase, usize, Vec<RequestId>)| match phase {
             Phase::Up(busy, _) => *busy,
-            Phase::Starting | Phase::Leaving => 0,
+            Phase::Starting | Phase::Making | Phase::Leaving => 0,
         };
         let served: u32 = self.environments.values().map(served).sum();
         prop_assert_eq!(self.shared.in_flight(), served + self.waiting.len() as u32);
@@ -247,12 +252,13 @@ impl World {
                 Some(environment) => self.gone(environment),
                 None => Ok(()),
             },
-            Happening::End(at) => match self.pick(at, |phase| phase == Phase::Leaving) {
+            Happening::End(at) => match self.pick(at, |phase| matches!(phase, Phase::Leaving | Phase::Making)) {
                 Some(environment) => self.gone(environment),
                 None => Ok(()),
             },
             Happening::Told(at) => self.tell(at.index(self.tells.len().max(1))),
             Happening::Pass(time) => self.pass(time),
+            Happening::Initialize(version) => self.step(version, Event::Initialize),
             Happening::Provision(version, count) => self.step(version, Event::SetProvisioned(count)),
             Happening::Concurrency(version, concurrency) => {
                 self.functions[function(version)].set_concurrency(concurrency);
@@ -312,7 +318,7 @@ impl World {
                     Phase::Starting => self.ready(environment, Initialized::Yes)?,
                     Phase::Up(0, 0) => {}
                     Phase::Up(_, _) => self.idle(environment)?,
-                    Phase::Leaving => self.gone(environment)?,
+                    Phase::Leaving | Phase::Making => self.gone(environment)?,
                 }
             }
         }
@@ -369,10 +375,12 @@ enum Happening {
     Idle(Index),
     /// An environment ends by itself, whatever it does.
     Break(Index),
-    /// One that was told to ends.
+    /// One that was told to ends, or one that was made for a snapshot.
     End(Index),
     Told(Index),
     Pass(Duration),
+    /// For a snapshot.
+    Initialize(usize),
     Provision(usize, u32),
     Concurrency(usize, Concurrency),
     Retire(usize),
@@ -401,6 +409,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         8 => at().prop_map(Happening::End),
         12 => at().prop_map(Happening::Told),
         10 => time.prop_map(Happening::Pass),
+        2 => version().prop_map(Happening::Initialize),
         2 => (version(), 0..3_u32).prop_map(|(version, count)| Happening::Provision(version, count)),
         2 => (version(), concurrency).prop_map(|(version, concurrency)| Happening::Concurrency(version, concurrency)),
         1 => version().prop_map(Happening::Retire),
