@@ -258,8 +258,8 @@ def test_provisioned_environments_that_find_no_room_are_not_the_functions_fault(
     (tmp_path / "small.toml").write_text("max_environments = 2\n")
     server = start_firelet("--config", str(tmp_path / "small.toml"))
     function = released(server)
-    provide(server, function, 3)
     where = {"FunctionName": function.name, "Qualifier": "live"}
+    server.lambda_.put_provisioned_concurrency_config(**where, ProvisionedConcurrentExecutions=3)
 
     def failed():
         found = server.lambda_.get_provisioned_concurrency_config(**where)
