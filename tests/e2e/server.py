@@ -43,13 +43,15 @@ def eventually(check, seconds=30, what="the condition"):
 
 
 def zipped(files):
-    """A zip, as bytes, of {name: text or bytes}; names starting with `bootstrap` or `wrapper` are executable."""
+    """A zip, as bytes, of {name: text, bytes or (mode, text)}; names starting with `bootstrap` or `wrapper` are
+    executable where no mode is given."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             info = zipfile.ZipInfo(name, (2024, 1, 1, 0, 0, 0))
             executable = Path(name).name.startswith(("bootstrap", "wrapper"))
-            info.external_attr = (0o100755 if executable else 0o100644) << 16
+            mode, content = content if isinstance(content, tuple) else (0o755 if executable else 0o644, content)
+            info.external_attr = (0o100000 | mode) << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, content)
     return out.getvalue()

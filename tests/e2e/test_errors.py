@@ -131,6 +131,27 @@ def test_a_bootstrap_that_cannot_be_run_is_told(firelet):
     assert payload["errorType"] == "Runtime.InvalidEntrypoint"
 
 
+def test_a_module_that_only_its_owner_may_read_is_refused_by_the_interpreter(firelet):
+    answer = firelet.deploy({"app.py": (0o600, "def handler(event, context): return 1\n")}).call()
+    payload = failed(answer)
+    assert payload["errorType"] == "PermissionError"
+    assert payload["errorMessage"] == "[Errno 13] Permission denied: '/var/task/app.py'"
+    # As on AWS: the platform does not know the function's own exceptions.
+    assert "\tStatus: error\tError Type: Runtime.Unknown" in answer.log
+    answer = firelet.deploy({"app.py": "import helper\n", "helper.py": (0o600, "x = 1\n")}).call()
+    assert failed(answer)["errorMessage"] == "[Errno 13] Permission denied: '/var/task/helper.py'"
+
+
+def test_a_bootstrap_that_only_its_owner_may_run_is_told(firelet):
+    for mode in (0o700, 0o600, 0o644):
+        files = {"bootstrap": (mode, "#!/bin/sh\nsleep 9\n")}
+        answer = firelet.deploy(files, runtime="provided.al2023", handler="any").call()
+        assert failed(answer) == {
+            "errorType": "Runtime.InvalidEntrypoint",
+            "errorMessage": f"RequestId: {answer.request_id} Error: fork/exec /var/task/bootstrap: permission denied",
+        }
+
+
 def test_a_payload_that_is_not_json_is_refused(firelet):
     function = firelet.deploy("def handler(event, context): return event\n")
     with pytest.raises(firelet.lambda_.exceptions.InvalidRequestContentException) as refused:
