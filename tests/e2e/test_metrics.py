@@ -1,17 +1,21 @@
 """What `/metrics` shows, read with the parser that Prometheus' own Python client brings."""
 
 import socket
+import threading
 import urllib.error
 import urllib.request
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from server import eventually
+from server import Function, eventually
 
 HANDLER = """
+import time
 def handler(event, context):
     if event == "fail":
         raise ValueError("asked to")
+    if event == "wait":
+        time.sleep(5)
     return event
 """
 
@@ -60,6 +64,10 @@ def test_only_figures_are_to_be_had_at_their_own_address(start_firelet):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(own + path)
         assert refused.value.code == 404
+    for url in (f"{own}/metrics", f"{firelet.url}/_firelet/health"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(url, method="POST"))
+        assert refused.value.code == 405
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{firelet.url}/metrics")
     assert refused.value.code == 403
@@ -79,3 +87,42 @@ def test_environments_and_throttles_show(firelet):
     assert figures["firelet_throttles_total", (of, ("limit", "account-concurrency"))] == 0
     assert figures["firelet_environments_started_total", (of, ("purpose", "on-demand"))] == 1
     assert figures["firelet_function_concurrent_executions", (of,)] == 0
+
+
+def test_provisioned_concurrency_and_what_spills_over_show_while_they_are_used(start_firelet):
+    firelet = start_firelet()
+    function = firelet.deploy(HANDLER, Publish=True)
+    of, version = ("function", function.name), ("version", "1")
+    firelet.lambda_.put_provisioned_concurrency_config(
+        FunctionName=function.name, Qualifier="1", ProvisionedConcurrentExecutions=1
+    )
+
+    def now(name, *labels):
+        return read(firelet.url).get((f"firelet_{name}", labels))
+
+    def shown(name, value, *labels):
+        eventually(lambda: now(name, *labels) == value, what=f"{name} {labels} to be {value}")
+
+    shown("provisioned_concurrency_allocated", 1, of, version)
+    assert now("provisioned_concurrency_requested", of, version) == 1
+    assert now("provisioned_concurrency_utilization", of, version) == 0
+    assert now("concurrent_executions") == 0
+    places = now("places_taken")
+    published = Function(firelet, f"{function.name}:1")
+    both = threading.Thread(target=published.parallel, args=(2, "wait"))
+    both.start()
+    shown("concurrent_executions", 2)
+    assert now("function_concurrent_executions", of) == 2
+    assert now("provisioned_concurrency_utilization", of, version) == 1
+    assert now("places_taken") == places + 1
+    shown("environments", 2, of, ("state", "busy"))
+    both.join()
+    shown("concurrent_executions", 0)
+    shown("provisioned_concurrency_utilization", 0, of, version)
+    assert now("provisioned_concurrency_spillover_invocations_total", of) == 1
+    for kind in ("provisioned-concurrency", "on-demand"):
+        assert now("cold_starts_total", of, ("kind", kind)) == 1
+        assert now("environments_started_total", of, ("purpose", kind)) == 1
+    for phase in ("code", "sandbox", "init"):
+        assert now("cold_start_phase_seconds_count", ("phase", phase)) == 2
+        assert now("cold_start_phase_seconds_sum", ("phase", phase)) > 0

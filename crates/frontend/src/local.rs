@@ -44,8 +44,8 @@ pub(crate) fn is_here(path: &str) -> bool {
 
 pub(crate) async fn dispatch(app: &App, request: Request<RequestBody>) -> Reply {
     let path = request.uri().path();
-    if request.method() != Method::GET {
-        return problem(StatusCode::METHOD_NOT_ALLOWED, "this path answers GET only");
+    if let Some(refusal) = refusal_of_method(&request) {
+        return refusal;
     }
     if path == METRICS_PATH {
         return metrics(app);
@@ -70,6 +70,12 @@ pub(crate) async fn dispatch(app: &App, request: Request<RequestBody>) -> Reply 
             "no such path; /_firelet/ has health, functions, environments, code, layer and logs/follow",
         ),
     }
+}
+
+/// Nothing here changes anything.
+fn refusal_of_method<B>(request: &Request<B>) -> Option<Reply> {
+    let refusal = || problem(StatusCode::METHOD_NOT_ALLOWED, "this path answers GET only");
+    (request.method() != Method::GET).then(refusal)
 }
 
 fn problem(status: StatusCode, message: &str) -> Reply {
@@ -204,10 +210,7 @@ pub(crate) fn only_metrics<B>(app: &App, request: &Request<B>) -> Reply {
     if request.uri().path() != METRICS_PATH {
         return problem(StatusCode::NOT_FOUND, "only /metrics is answered at this address");
     }
-    if request.method() != Method::GET {
-        return problem(StatusCode::METHOD_NOT_ALLOWED, "/metrics answers GET only");
-    }
-    metrics(app)
+    refusal_of_method(request).unwrap_or_else(|| metrics(app))
 }
 
 /// What Prometheus reads.
