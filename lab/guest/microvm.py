@@ -180,6 +180,22 @@ class Checks:
         assert answer.error == "Unhandled" and answer.payload["errorType"] == "Sandbox.Timedout", answer.payload
         assert self.machine("slow")["name"] == "slow"
 
+    def check_several_invocations_at_once_share_a_machine(self):
+        provider = "arn:aws:lambda:us-east-1:000000000000:capacity-provider:firelet"
+        config = {"CapacityProviderArn": provider, "PerExecutionEnvironmentMaxConcurrency": 3}
+        capacity = {"LambdaManagedInstancesCapacityProviderConfig": config}
+        self.server.deploy("several", RUNTIME, 1_769, timeout=20, code=CODE, CapacityProviderConfig=capacity)
+        stream = self.server.invoke("several", do="sleep", seconds=0).ok()
+        met = [answer.ok() for answer in self.server.parallel(3, "several", do="meet", place="hall", count=3, seconds=15)]
+        assert None not in met, "they were not in there at once"
+        assert {where for where, _ in met} == {stream} and len({pid for _, pid in met}) == 3, met
+        # One that leaves and one that runs out of time fail alone.
+        left = self.server.invoke("several", do="exit", code=3)
+        assert left.error == "Unhandled" and left.payload["errorType"] == "Runtime.ExitError", left.payload
+        late = self.server.invoke("several", do="sleep", seconds=60)
+        assert late.error == "Unhandled" and late.payload["errorType"] == "Sandbox.Timedout", late.payload
+        assert self.server.invoke("several", do="sleep", seconds=0).ok() == stream
+
     def check_it_reaches_the_host_only_where_it_may(self):
         listener = socket.create_server(("0.0.0.0", PORT))
         closed = socket.create_server(("0.0.0.0", PORT + 1))

@@ -5,7 +5,7 @@ use aws_model::{ApiError, types};
 
 use crate::page::page;
 use crate::plane::ControlPlane;
-use crate::record::{Capacity, FunctionSettings, FunctionVersion, LogFormat, State, VersionId};
+use crate::record::{Capacity, FunctionSettings, FunctionVersion, LogFormat, VersionId};
 use crate::wire::int;
 
 /// The name of the one provider.
@@ -56,14 +56,9 @@ impl ControlPlane {
         let items = functions.iter().flat_map(|function| {
             function.records().filter(|version| version.settings.capacity.is_some()).map(|version| {
                 let number = if let VersionId::Number(number) = version.id { number } else { 0 };
-                let state = match version.state {
-                    State::Pending => "Pending",
-                    State::Active => "Active",
-                    State::Failed { .. } => "Failed",
-                };
                 let item = types::FunctionVersionsByCapacityProviderListItem {
                     function_arn: Some(version.qualified_arn()),
-                    state: Some(state.to_owned()),
+                    state: Some(version.state_name().to_owned()),
                 };
                 (format!("{} {number:020}", version.function), item)
             })

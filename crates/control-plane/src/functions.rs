@@ -86,6 +86,7 @@ impl ControlPlane {
             state: State::Pending,
             update: UpdateStatus::None,
             optimized: false,
+            scaling: None,
         };
         let fits = fits.and_then(|()| self.check_total_code(code.unzipped_size * copies));
         let created = match fits {

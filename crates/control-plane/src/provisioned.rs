@@ -79,9 +79,11 @@ impl Function {
         }
     }
 
-    /// How many environments of each version are to be kept ready.
+    /// How many environments of each version are to be kept ready, by provisioned concurrency or by a scaling
+    /// configuration.
     fn provisions(&self) -> BTreeMap<u64, u32> {
-        let mut counts = BTreeMap::new();
+        let scaled = self.versions.iter().filter_map(|(number, version)| Some((*number, version.scaling?.least)));
+        let mut counts: BTreeMap<u64, u32> = scaled.collect();
         for (scope, setting) in &self.attached.provisioned {
             for (number, count) in self.shares(scope, setting.requested) {
                 *counts.entry(number).or_default() += count;
@@ -103,19 +105,25 @@ impl Function {
     }
 
     /// Whether a version has environments of another setting than that of `scope`.
-    fn is_provisioned_beside(&self, number: u64, scope: &Scope) -> bool {
+    pub(crate) fn is_provisioned_beside(&self, number: u64, scope: &Scope) -> bool {
         let others = self.attached.provisioned.iter().filter(|(other, _)| *other != scope);
         others
             .flat_map(|(other, setting)| self.shares(other, setting.requested))
             .any(|(provisioned, _)| provisioned == number)
     }
 
-    /// Refuses a version whose environments come out of snapshots. The words are ours.
-    fn check_no_snap_start(&self, number: u64) -> Result<(), ApiError> {
-        if self.versions.get(&number).is_some_and(|version| version.settings.snap_start) {
-            return Err(ApiError::invalid_parameter_value(
-                "Provisioned Concurrency is not supported for SnapStart enabled functions.",
-            ));
+    /// Refuses a version whose environments come out of snapshots, and one whose number of environments is set otherwise.
+    /// The words are ours.
+    fn check_may_be_provisioned(&self, number: u64) -> Result<(), ApiError> {
+        let Some(version) = self.versions.get(&number) else { return Ok(()) };
+        let refused = |why: &str| {
+            Err(ApiError::invalid_parameter_value(format!("Provisioned Concurrency is not supported for {why}.")))
+        };
+        if version.settings.snap_start {
+            return refused("SnapStart enabled functions");
+        }
+        if version.scaling.is_some() {
+            return refused("function versions with a FunctionScalingConfig");
         }
         Ok(())
     }
@@ -126,7 +134,7 @@ impl Function {
             return Err(unpublished());
         }
         let scope = Scope::Alias(name.to_owned());
-        alias.shares(0).into_iter().try_for_each(|(number, _)| self.check_no_snap_start(number))?;
+        alias.shares(0).into_iter().try_for_each(|(number, _)| self.check_may_be_provisioned(number))?;
         if alias.shares(0).into_iter().any(|(number, _)| self.is_provisioned_beside(number, &scope)) {
             return Err(ApiError::resource_conflict(
                 "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version",
@@ -183,7 +191,7 @@ impl ControlPlane {
                 Scope::Version(number) if function.is_provisioned_beside(*number, &scope) => {
                     return Err(ApiError::resource_conflict("Version is pointed by a Provisioned Concurrency alias"));
                 }
-                Scope::Version(number) => function.check_no_snap_start(*number)?,
+                Scope::Version(number) => function.check_may_be_provisioned(*number)?,
                 Scope::Function => {}
             }
             function.attached.provisioned.insert(scope.clone(), setting);

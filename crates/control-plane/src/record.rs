@@ -112,6 +112,15 @@ pub struct Capacity {
     pub max_concurrency: Option<u32>,
 }
 
+/// `FunctionScalingConfig`: how many environments a version on a capacity provider has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scaling {
+    /// `MinExecutionEnvironments`: kept initialized, 0 to 15,000.
+    pub least: u32,
+    /// `MaxExecutionEnvironments`: no more at once; with 0 the version is deactivated. Not below `least`.
+    pub most: u32,
+}
+
 /// All that a caller configures of a function and that a version freezes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionSettings {
@@ -244,9 +253,27 @@ pub struct FunctionVersion {
     /// A version with SnapStart: whether there is a snapshot that its environments go on from.
     #[serde(default)]
     pub optimized: bool,
+    /// Of a published version on a capacity provider, where it was given.
+    #[serde(default)]
+    pub scaling: Option<Scaling>,
 }
 
 impl FunctionVersion {
+    /// Whether it may have no environments, and so cannot be invoked.
+    pub fn is_deactivated(&self) -> bool {
+        self.scaling.is_some_and(|scaling| scaling.most == 0)
+    }
+
+    /// Its state as the API names it.
+    pub fn state_name(&self) -> &'static str {
+        match self.state {
+            State::Pending => "Pending",
+            State::Active if self.is_deactivated() => "Deactivated",
+            State::Active => "Active",
+            State::Failed { .. } => "Failed",
+        }
+    }
+
     /// Whether it is a version that waits for a snapshot, be its code prepared or not.
     pub(crate) fn wants_snapshot(&self) -> bool {
         self.settings.snap_start && matches!(self.id, VersionId::Number(_)) && self.state == State::Pending

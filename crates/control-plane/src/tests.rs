@@ -13,6 +13,7 @@ mod objects;
 mod permissions;
 mod provisioned;
 mod qualifiers;
+mod scaling;
 mod snap_start;
 mod updates;
 mod usage;

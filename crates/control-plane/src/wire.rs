@@ -20,10 +20,10 @@ pub(crate) enum ArnForm {
 
 /// A version as single reads and changes answer it.
 pub(crate) fn configuration(realm: &Realm, version: &FunctionVersion, form: ArnForm) -> types::FunctionConfiguration {
-    let (state, state_reason, state_reason_code) = match &version.state {
-        State::Pending => ("Pending", Some(CREATING.to_owned()), Some("Creating".to_owned())),
-        State::Active => ("Active", None, None),
-        State::Failed { code, reason } => ("Failed", Some(reason.clone()), Some(code.clone())),
+    let (state_reason, state_reason_code) = match &version.state {
+        State::Pending => (Some(CREATING.to_owned()), Some("Creating".to_owned())),
+        State::Active => (None, None),
+        State::Failed { code, reason } => (Some(reason.clone()), Some(code.clone())),
     };
     let (status, status_reason, status_code) = match &version.update {
         UpdateStatus::None => (None, None, None),
@@ -32,7 +32,7 @@ pub(crate) fn configuration(realm: &Realm, version: &FunctionVersion, form: ArnF
         UpdateStatus::Failed { code, reason } => (Some("Failed"), Some(reason.clone()), Some(code.clone())),
     };
     types::FunctionConfiguration {
-        state: Some(state.to_owned()),
+        state: Some(version.state_name().to_owned()),
         state_reason,
         state_reason_code,
         last_update_status: status.map(str::to_owned),

@@ -46,12 +46,13 @@ fn of_the_host(figures: &Figures, one: &mut dyn FnMut(&'static str, LiveKind, &'
 }
 
 /// What the limits are called here. The API has other names, several for the same.
-const LIMITS: [(ThrottleReason, &str); 6] = [
+const LIMITS: [(ThrottleReason, &str); 7] = [
     (ThrottleReason::AccountConcurrency, "account-concurrency"),
     (ThrottleReason::FunctionConcurrency, "reserved-concurrency"),
     (ThrottleReason::ScalingRate, "scaling-rate"),
     (ThrottleReason::AccountRate, "account-request-rate"),
     (ThrottleReason::FunctionRate, "reserved-request-rate"),
+    (ThrottleReason::MostEnvironments, "execution-environments"),
     (ThrottleReason::HostCapacity, "host-capacity"),
 ];
 

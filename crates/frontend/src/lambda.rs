@@ -161,7 +161,7 @@ async fn operate(app: &Arc<App>, input: &Input) -> Result<Reply, ApiError> {
         Operation::ListProvisionedConcurrencyConfigs => provisioned::list(app, input),
         Operation::DeleteProvisionedConcurrencyConfig => provisioned::delete(app, input).await,
         Operation::GetAccountSettings => account::settings(app, input),
-        Operation::PutFunctionScalingConfig => scaling::put(app, input),
+        Operation::PutFunctionScalingConfig => scaling::put(app, input).await,
         Operation::GetFunctionScalingConfig => scaling::get(app, input),
         // Layers
         Operation::PublishLayerVersion => layers::publish(app, input).await,

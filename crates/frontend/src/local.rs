@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_model::ApiError;
 use bytes::Bytes;
-use control_plane::record::{FunctionVersion, State, VersionId};
+use control_plane::record::{FunctionVersion, VersionId};
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
@@ -137,11 +137,7 @@ fn functions(app: &App) -> Reply {
                 handler: &latest.settings.handler,
                 memory_mb: latest.settings.memory_mib,
                 timeout_secs: latest.settings.timeout_secs,
-                state: match latest.state {
-                    State::Pending => "Pending",
-                    State::Active => "Active",
-                    State::Failed { .. } => "Failed",
-                },
+                state: latest.state_name(),
                 log_group: &latest.settings.logging.group,
                 last_modified: latest.last_modified.to_string(),
                 versions: function.versions.keys().copied().collect(),

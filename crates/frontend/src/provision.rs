@@ -79,14 +79,18 @@ impl App {
         live.failed.is_some() || if wanted == 0 { live.allocated == 0 } else { live.allocated >= wanted }
     }
 
-    /// Has a version's provisioned environments be as many as the settings say now.
-    fn provision(&self, version: &Arc<FunctionVersion>) {
+    /// Has a version's provisioned environments be as many as the settings say now, and all of them together no more.
+    pub(crate) fn provision(&self, version: &Arc<FunctionVersion>) {
         let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         let count = self.control_plane.provisioned_count(version);
+        let most = self.control_plane.most_environments(version);
         // A version that nobody runs has nothing to give up; it may be gone.
-        let spec = if count > 0 { self.spec(version).map(Some) } else { Ok(self.known(version)) };
+        let spec = if count > 0 || most.is_some() { self.spec(version).map(Some) } else { Ok(self.known(version)) };
         match spec {
-            Ok(Some(spec)) => self.workers.set_provisioned(&spec, count),
+            Ok(Some(spec)) => {
+                self.workers.set_most(&spec, most);
+                self.workers.set_provisioned(&spec, count);
+            }
             Ok(None) => {}
             Err(error) => tracing::error!(function = version.qualified_arn(), %error, "cannot provision concurrency"),
         }

@@ -93,12 +93,19 @@ impl RuntimeApi {
         }
     }
 
-    /// Ends one invocation as [`Self::abandon`] does all. True where the runtime can serve no more: it has come back from
-    /// none of as many abandoned ones as it serves at once.
-    pub fn abandon_one(&self, request_id: &str) -> bool {
+    /// Ends one invocation as [`Self::abandon`] does all. Where it was the last that the runtime could have served,
+    /// [`Event::Stuck`] follows.
+    pub fn abandon_one(&self, request_id: &str) {
         let mut inner = self.shared().lock();
+        let was_stuck = inner.machine.is_stuck();
         inner.abandon(request_id.to_owned());
-        inner.machine.is_stuck()
+        if !was_stuck
+            && inner.machine.is_stuck()
+            && let Some(events) = &inner.events
+        {
+            // The owner may have stopped listening.
+            let _ = events.send(Event::Stuck);
+        }
     }
 
     /// Prepares for new processes: runtime and extensions are unknown again, connections of the old ones end.

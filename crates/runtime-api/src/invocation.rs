@@ -92,6 +92,8 @@ pub enum Event {
     /// The runtime called `restore/next`, and all extensions wait for their first event: this is the moment for the snapshot.
     /// Only in snapshot environments. A runtime without hooks calls `next` instead: [`Event::InitDone`] is the moment then.
     RestoreReady,
+    /// The runtime can serve no more: it has come back from none of as many abandoned invocations as it serves at once.
+    Stuck,
     /// A hook failed after the restore.
     RestoreError {
         /// Filtered as in [`Outcome::Error`].

@@ -220,6 +220,14 @@ impl WorkerManager {
         }
     }
 
+    /// Never has more environments of this version at once than `most`, where there is a number: what does not find room in
+    /// those is throttled by [`ThrottleReason::MostEnvironments`]. Environments that are ending do not count.
+    pub fn set_most(&self, spec: &Arc<EnvironmentSpec>, most: Option<u32>) {
+        if let Some(version) = self.shared.version(spec) {
+            version.step(&self.shared, Event::SetMost(most));
+        }
+    }
+
     /// Says how much of the account's concurrency belongs to a function: holds from now on, for all its versions.
     pub fn set_concurrency(&self, function: &str, concurrency: Concurrency) {
         let mut versions = self.shared.write();

@@ -280,8 +280,8 @@ impl Worker {
         environment::start(Arc::clone(&self.inner), spec, initialization_type, Box::new(observer))
     }
 
-    /// How many invocations an environment by this specification takes at once: as many as it says, but one in a machine of
-    /// its own, and one where the environments go on from a snapshot.
+    /// How many invocations an environment by this specification takes at once: as many as it says, but one
+    /// where the environments go on from a snapshot.
     pub fn concurrency(&self, spec: &EnvironmentSpec) -> u32 {
         self.inner.concurrency(spec)
     }
@@ -323,7 +323,7 @@ impl Worker {
 impl Inner {
     /// See [`Worker::concurrency`].
     pub(crate) fn concurrency(&self, spec: &EnvironmentSpec) -> u32 {
-        if self.backend.takes_images() || spec.snap_start.is_some() { 1 } else { spec.max_concurrency.max(1) }
+        if spec.snap_start.is_some() { 1 } else { spec.max_concurrency.max(1) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Environments> {

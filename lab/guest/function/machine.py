@@ -95,6 +95,18 @@ def hoard(event):
     return len(hoarded)
 
 
+def meet(event):
+    """Waits until as many invocations are in here as the event says; none of them is over before."""
+    mine = f"/tmp/{event['place']}-{os.getpid()}"
+    open(mine, "w").close()
+    deadline = time.monotonic() + event["seconds"]
+    while len([name for name in os.listdir("/tmp") if name.startswith(event["place"] + "-")]) < event["count"]:
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
+    return [os.environ["AWS_LAMBDA_LOG_STREAM_NAME"], os.getpid()]
+
+
 def handler(event, context):
     match event.get("do"):
         case "machine":
@@ -127,6 +139,8 @@ def handler(event, context):
             return fill_tmp(event)
         case "reach":
             return reach(event)
+        case "meet":
+            return meet(event)
         case "forbidden":
             return spin(event)
         case "bomb":

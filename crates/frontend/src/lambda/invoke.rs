@@ -216,7 +216,7 @@ fn client_context(header: &str) -> Result<String, ApiError> {
 
 /// Waits until the version can be invoked.
 async fn active(app: &App, call: &Call, resolved: Resolved, chance: f64) -> Result<Resolved, ApiError> {
-    if resolved.version.state == State::Active {
+    if resolved.version.state == State::Active && !resolved.version.is_deactivated() {
         return Ok(resolved);
     }
     let mut completions = app.completions();
@@ -224,6 +224,9 @@ async fn active(app: &App, call: &Call, resolved: Resolved, chance: f64) -> Resu
     let mut resolved = app.control_plane.resolve(&call.name, call.qualifier.as_deref(), chance)?;
     loop {
         match &resolved.version.state {
+            State::Active if resolved.version.is_deactivated() => {
+                return Err(ApiError::resource_conflict(not_now("Deactivated", "")));
+            }
             State::Active => return Ok(resolved),
             State::Failed { code, reason } if code == "InvalidZipFileException" => {
                 return Err(ApiError::invalid_zip_file(reason));
@@ -253,9 +256,10 @@ fn refusal(error: &InvokeError, function: &str) -> ApiError {
     match error {
         InvokeError::Throttled { reason, retry_after } => {
             let reason = match reason {
-                ThrottleReason::AccountConcurrency | ThrottleReason::ScalingRate | ThrottleReason::HostCapacity => {
-                    "ConcurrentInvocationLimitExceeded"
-                }
+                ThrottleReason::AccountConcurrency
+                | ThrottleReason::ScalingRate
+                | ThrottleReason::MostEnvironments
+                | ThrottleReason::HostCapacity => "ConcurrentInvocationLimitExceeded",
                 ThrottleReason::FunctionConcurrency => "ReservedFunctionConcurrentInvocationLimitExceeded",
                 ThrottleReason::AccountRate => "FunctionInvocationRateLimitExceeded",
                 ThrottleReason::FunctionRate => "ReservedFunctionInvocationRateLimitExceeded",

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::pin::Pin;
+use std::task::Poll;
 
 use bytes::Bytes;
 use runtime_api::{Event, Extensions, Invocation, Outcome, RuntimeApi};
@@ -67,7 +69,7 @@ impl Slot {
 }
 
 /// Obeys the owner at the other end of `stream` until it closes the API (which then ends), or the stream ends: then the API
-/// stays for an owner that attaches, and only an invocation that was in hand is abandoned, for nobody would hear of it.
+/// stays for an owner that attaches, and only what invocations were in hand are abandoned, for nobody would hear of them.
 ///
 /// `flush` is called before the owner hears of an outcome or an event: what the runtime has written until then shall be on
 /// its way. May be dropped to serve another stream.
@@ -97,7 +99,7 @@ where
     let Hosted { registration_closed, shutting_down, .. } = *hosted;
     teller.extensions(hosted.api.extensions()).await?;
     teller.tell(Report::Attached { registration_closed, shutting_down }, &[]).await?;
-    let closed = Session { hosted, teller, current: Current::default(), flush }.run(&mut commands).await?;
+    let closed = Session { hosted, teller, flights: Flights::default(), flush }.run(&mut commands).await?;
     if closed {
         slot.hosted = None;
     }
@@ -128,46 +130,55 @@ impl<S: AsyncRead + AsyncWrite> Teller<S> {
     }
 }
 
-/// The invocation in hand; abandoned if this is dropped with it.
+/// The invocations in hand.
 #[derive(Default)]
-struct Current(Option<(u64, oneshot::Receiver<Outcome>)>);
+struct Flights(Vec<Flight>);
 
-impl Current {
-    /// Its number and outcome, none if it was dropped; waits for ever if there is no invocation.
+struct Flight {
+    number: u64,
+    request_id: String,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Flights {
+    /// The number and the outcome of one that is over, none if it was dropped; waits for ever if there is none in hand.
     async fn outcome(&mut self) -> (u64, Option<Outcome>) {
-        match &mut self.0 {
-            Some((number, receiver)) => {
-                let answered = (*number, receiver.await.ok());
-                self.0 = None;
-                answered
+        std::future::poll_fn(|context| {
+            let polled = self.0.iter_mut().enumerate().find_map(|(at, flight)| {
+                match Pin::new(&mut flight.outcome).poll(context) {
+                    Poll::Ready(outcome) => Some((at, outcome.ok())),
+                    Poll::Pending => None,
+                }
+            });
+            match polled {
+                Some((at, outcome)) => Poll::Ready((self.0.swap_remove(at).number, outcome)),
+                None => Poll::Pending,
             }
-            None => std::future::pending().await,
-        }
+        })
+        .await
     }
 
     /// The same if it has happened already.
     fn try_outcome(&mut self) -> Option<(u64, Option<Outcome>)> {
-        let (number, receiver) = self.0.as_mut()?;
-        let answered = match receiver.try_recv() {
-            Ok(outcome) => (*number, Some(outcome)),
-            Err(oneshot::error::TryRecvError::Closed) => (*number, None),
-            Err(oneshot::error::TryRecvError::Empty) => return None,
-        };
-        self.0 = None;
-        Some(answered)
+        let (at, outcome) = self.0.iter_mut().enumerate().find_map(|(at, flight)| match flight.outcome.try_recv() {
+            Ok(outcome) => Some((at, Some(outcome))),
+            Err(oneshot::error::TryRecvError::Closed) => Some((at, None)),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+        })?;
+        Some((self.0.swap_remove(at).number, outcome))
     }
 }
 
 struct Session<'a, S, F> {
     hosted: &'a mut Hosted,
     teller: Teller<S>,
-    current: Current,
+    flights: Flights,
     flush: F,
 }
 
 impl<S, F> Drop for Session<'_, S, F> {
     fn drop(&mut self) {
-        if self.current.0.is_some() {
+        if !self.flights.0.is_empty() {
             self.hosted.api.abandon();
         }
     }
@@ -178,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite, F: FnMut()> Session<'_, S, F> {
     async fn run(mut self, commands: &mut frame::Reader<ReadHalf<S>>) -> Result<bool, OwnerError> {
         loop {
             tokio::select! {
-                (number, outcome) = self.current.outcome() => self.outcome(number, outcome).await?,
+                (number, outcome) = self.flights.outcome() => self.outcome(number, outcome).await?,
                 event = self.hosted.events.recv() => match event {
                     Some(event) => self.event(event).await?,
                     // Only when the API is closed, which nobody but this session does.
@@ -210,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite, F: FnMut()> Session<'_, S, F> {
 
     /// An event, after everything that it stands on.
     async fn event(&mut self, event: Event) -> Result<(), OwnerError> {
-        if let Some((number, outcome)) = self.current.try_outcome() {
+        while let Some((number, outcome)) = self.flights.try_outcome() {
             self.outcome(number, outcome).await?;
         }
         self.teller.extensions(self.hosted.api.extensions()).await?;
@@ -228,8 +239,9 @@ impl<S: AsyncRead + AsyncWrite, F: FnMut()> Session<'_, S, F> {
         let api = &self.hosted.api;
         match command {
             Command::Invoke { number, invocation } => {
+                let request_id = invocation.request_id.clone();
                 match api.invoke(Invocation { payload: body, ..invocation }) {
-                    Ok(outcome) => self.current.0 = Some((number, outcome)),
+                    Ok(outcome) => self.flights.0.push(Flight { number, request_id, outcome }),
                     // The owner knows only later what this API knew when it came.
                     Err(_) => self.teller.tell(Report::Dropped { number }, &[]).await?,
                 }
@@ -237,7 +249,16 @@ impl<S: AsyncRead + AsyncWrite, F: FnMut()> Session<'_, S, F> {
             }
             Command::Abandon => {
                 api.abandon();
-                self.current.0 = None;
+                self.flights.0.clear();
+            }
+            Command::AbandonOne { number } => {
+                // It may have been answered, or dropped, just before.
+                if let Some(at) = self.flights.0.iter().position(|flight| flight.number == number) {
+                    api.abandon_one(&self.flights.0.swap_remove(at).request_id);
+                }
+                while let Ok(event) = self.hosted.events.try_recv() {
+                    self.event(event).await?;
+                }
             }
             Command::Reset => {
                 api.reset();
@@ -246,7 +267,7 @@ impl<S: AsyncRead + AsyncWrite, F: FnMut()> Session<'_, S, F> {
                 self.hosted.registration_closed = false;
                 self.hosted.shutting_down = false;
                 self.teller.known = Extensions::default();
-                if let Some((number, _lost)) = self.current.try_outcome() {
+                while let Some((number, _lost)) = self.flights.try_outcome() {
                     self.outcome(number, None).await?;
                 }
             }

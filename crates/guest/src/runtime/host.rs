@@ -1,7 +1,7 @@
 //! The host's end: the calls of a `RuntimeApi`, written to the guest at once, and what the guest reports.
 //!
 //! The guest is hostile. Its messages are bounded, it can add to the owner's queue of events no more than an honest API
-//! would, and the first one that makes no sense ends the [`Remote`] as the end of the stream does: the invocation in hand is
+//! would, and the first one that makes no sense ends the [`Remote`] as the end of the stream does: the invocations in hand are
 //! dropped, and the events end.
 
 use std::collections::VecDeque;
@@ -30,6 +30,8 @@ const MAX_EVENT: usize = 512 << 10;
 const MAX_LIST: usize = 256 << 10;
 /// Bytes that wait to be written before the guest is given up, who does not read.
 const MAX_QUEUED: usize = 64 << 20;
+/// The same for each invocation that it may have beside another: their payloads may all come at once.
+const MAX_QUEUED_FOR_EACH: usize = 8 << 20;
 /// As on Lambda, external and internal ones together.
 const MAX_EXTENSIONS: usize = 10;
 /// What [`Link::progress`] says when no progress is to be expected.
@@ -52,23 +54,34 @@ pub struct Unsettled;
 impl Remote {
     /// Starts to serve in the guest at the other end. Needs a Tokio runtime.
     pub fn open(stream: UnixStream, options: Options) -> (Self, mpsc::UnboundedReceiver<Event>) {
-        let limit = max_body(&options);
-        Self::start(stream, Command::Open(options), limit)
+        let (limit, concurrency) = (max_body(&options), options.max_concurrency.max(1));
+        Self::start(stream, Command::Open(options), limit, concurrency)
     }
 
     /// Takes over an API that was opened before, over a stream that has ended, as it does when a microVM is restored. What
-    /// its past owner has not been told comes first. If there is none, the events end.
+    /// its past owner has not been told comes first. If there is none, the events end. It is one that serves one invocation
+    /// at a time: no other is kept in a snapshot.
     pub fn attach(stream: UnixStream) -> (Self, mpsc::UnboundedReceiver<Event>) {
-        Self::start(stream, Command::Attach, MAX_BODY)
+        Self::start(stream, Command::Attach, MAX_BODY, 1)
     }
 
-    fn start(stream: UnixStream, first: Command, limit: usize) -> (Self, mpsc::UnboundedReceiver<Event>) {
+    fn start(
+        stream: UnixStream,
+        first: Command,
+        limit: usize,
+        concurrency: usize,
+    ) -> (Self, mpsc::UnboundedReceiver<Event>) {
         let (read, write) = stream.into_split();
         // Unbounded by its type, bounded by the budget.
         let (events, receiver) = mpsc::unbounded_channel();
         let inner = Inner { events: Some(events), budget: EVENTS_PER_COMMAND, ..Inner::default() };
-        let link = Link { stream: write, wake: Notify::new(), progress: watch::channel(0).0, inner: Mutex::new(inner) };
-        let link = Arc::new(link);
+        let link = Arc::new(Link {
+            stream: write,
+            wake: Notify::new(),
+            progress: watch::channel(0).0,
+            concurrency,
+            inner: Mutex::new(inner),
+        });
         link.send(&mut link.lock(), &first, Bytes::new(), true);
         tokio::spawn(write_queue(link.clone()));
         tokio::spawn(listen(frame::Reader::new(read, limit), link.clone()));
@@ -76,14 +89,14 @@ impl Remote {
     }
 
     /// See [`runtime_api::RuntimeApi::invoke`]. Between a reset and the guest's word whether the runtime had seen the
-    /// invocation in hand (see [`Self::settled`]), it counts as still in hand.
+    /// invocations in hand (see [`Self::settled`]), they count as still in hand.
     pub fn invoke(&self, invocation: Invocation) -> Result<oneshot::Receiver<Outcome>, InvokeRefused> {
         let link = self.link();
         let mut inner = link.lock();
         if inner.closed {
             return Err(InvokeRefused::Closed);
         }
-        if inner.pending.is_some() {
+        if inner.pending.len() >= link.concurrency {
             return Err(InvokeRefused::Busy);
         }
         if inner.shutting_down {
@@ -92,7 +105,8 @@ impl Remote {
         let (sender, receiver) = oneshot::channel();
         inner.invocations += 1;
         let number = inner.invocations;
-        inner.pending = Some((number, sender));
+        let request_id = invocation.request_id.clone();
+        inner.pending.push(Pending { number, request_id, outcome: sender });
         let payload = invocation.payload.clone();
         link.send(&mut inner, &Command::Invoke { number, invocation }, payload, false);
         Ok(receiver)
@@ -101,8 +115,16 @@ impl Remote {
     /// See [`runtime_api::RuntimeApi::abandon`].
     pub fn abandon(&self) {
         let mut inner = self.link().lock();
-        inner.pending = None;
+        inner.pending.clear();
         self.link().send(&mut inner, &Command::Abandon, Bytes::new(), true);
+    }
+
+    /// See [`runtime_api::RuntimeApi::abandon_one`]. What follows of it is there when [`Self::settled`] returns.
+    pub fn abandon_one(&self, request_id: &str) {
+        let mut inner = self.link().lock();
+        let Some(at) = inner.pending.iter().position(|pending| pending.request_id == request_id) else { return };
+        let number = inner.pending.swap_remove(at).number;
+        self.link().send(&mut inner, &Command::AbandonOne { number }, Bytes::new(), true);
     }
 
     /// See [`runtime_api::RuntimeApi::reset`]. New processes start after [`Self::settled`].
@@ -208,7 +230,16 @@ struct Link {
     wake: Notify,
     /// Commands that the guest has taken, or [`OVER`].
     progress: watch::Sender<u64>,
+    /// Invocations that there may be at once.
+    concurrency: usize,
     inner: Mutex<Inner>,
+}
+
+/// An invocation in hand.
+struct Pending {
+    number: u64,
+    request_id: String,
+    outcome: oneshot::Sender<Outcome>,
 }
 
 #[derive(Default)]
@@ -225,13 +256,21 @@ struct Inner {
     /// The last command that made a list of extensions obsolete that was written before it was taken.
     list_from: u64,
     invocations: u64,
-    pending: Option<(u64, oneshot::Sender<Outcome>)>,
+    /// In no order.
+    pending: Vec<Pending>,
     events: Option<mpsc::UnboundedSender<Event>>,
     /// Events that the guest may still send before the next command.
     budget: u32,
     extensions: Extensions,
     registration_closed: bool,
     shutting_down: bool,
+}
+
+impl Inner {
+    fn no_longer_pending(&mut self, number: u64) -> Option<Pending> {
+        let at = self.pending.iter().position(|pending| pending.number == number)?;
+        Some(self.pending.swap_remove(at))
+    }
 }
 
 /// What an honest guest does not do.
@@ -293,7 +332,8 @@ impl Link {
             }
         }
         inner.queue.extend([head, body].into_iter().filter(|part| !part.is_empty()));
-        if inner.queue.iter().map(Bytes::len).sum::<usize>() > MAX_QUEUED {
+        if inner.queue.iter().map(Bytes::len).sum::<usize>() > MAX_QUEUED + (self.concurrency - 1) * MAX_QUEUED_FOR_EACH
+        {
             tracing::warn!("a guest does not read what its runtime api is told");
             return self.end(inner);
         }
@@ -325,7 +365,7 @@ impl Link {
 
     fn finish(&self, inner: &mut Inner) {
         inner.closed = true;
-        inner.pending = None;
+        inner.pending.clear();
         inner.events = None;
         self.progress.send_replace(OVER);
         self.wake.notify_one();
@@ -356,14 +396,14 @@ impl Link {
             Report::Outcome { number, outcome } => {
                 let outcome = outcome.join(body).ok_or(Lie::Outcome)?;
                 // One that is answered too late was abandoned; one that was answered before a reset is lost with its runtime.
-                if let Some((_, sender)) = inner.pending.take_if(|(pending, _)| *pending == number)
+                if let Some(pending) = inner.no_longer_pending(number)
                     && !outdated
                 {
                     // The owner may have stopped listening.
-                    let _ = sender.send(outcome);
+                    let _ = pending.outcome.send(outcome);
                 }
             }
-            Report::Dropped { number } => drop(inner.pending.take_if(|(pending, _)| *pending == number)),
+            Report::Dropped { number } => drop(inner.no_longer_pending(number)),
             Report::Event(event) => {
                 if body.len() > MAX_EVENT {
                     return Err(Lie::EventSize);

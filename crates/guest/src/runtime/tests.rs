@@ -3,6 +3,7 @@
 mod hostile;
 mod properties;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -196,6 +197,41 @@ async fn invocations_go_there_and_answers_come_back() {
         assert_eq!(body_of(outcome(receiver).await), "\"ok\"");
         runtime = back;
     }
+}
+
+#[tokio::test]
+async fn several_invocations_are_answered_beside_each_other_and_abandoned_alone() {
+    /// Two that wait for work, and then have it: by the ids of what they have.
+    async fn at_work(waiting: [AskingForWork; 2]) -> HashMap<String, Client> {
+        let mut clients = HashMap::new();
+        for waiting in waiting {
+            let (client, _, id, _) = waiting.await.unwrap().unwrap();
+            clients.insert(id, client);
+        }
+        clients
+    }
+    let mut pair = Pair::open(Options { max_concurrency: 2, ..Options::default() });
+    let waiting = [Client::connect(pair.address).await.next(), Client::connect(pair.address).await.next()];
+    assert_eq!(pair.event().await, Event::InitDone);
+    let [a, b] = ["a", "b"].map(|id| pair.remote.invoke(invocation(id)).unwrap());
+    assert_eq!(pair.remote.invoke(invocation("c")).unwrap_err(), InvokeRefused::Busy);
+    let mut clients = at_work(waiting).await;
+    assert_eq!(clients.get_mut("b").unwrap().post(&response("b"), "2").await, 202);
+    assert_eq!(body_of(outcome(b).await), "2");
+    pair.remote.abandon_one("a");
+    dropped(a).await;
+    pair.settled().await;
+    assert_eq!(clients.get_mut("a").unwrap().post(&response("a"), "1").await, 400);
+    // Both go on.
+    let outcomes = ["c", "d"].map(|id| pair.remote.invoke(invocation(id)).unwrap());
+    let clients = at_work(["a", "b"].map(|id| clients.remove(id).unwrap().next())).await;
+    pair.remote.abandon_one("c");
+    pair.settled().await;
+    assert_eq!(pair.events.try_recv(), Err(mpsc::error::TryRecvError::Empty));
+    pair.remote.abandon_one("d");
+    pair.settled().await;
+    assert_eq!(pair.events.try_recv(), Ok(Event::Stuck), "known when the abandonment is");
+    drop((outcomes, clients));
 }
 
 #[tokio::test]

@@ -32,6 +32,10 @@ pub(super) enum Command {
         invocation: Invocation,
     },
     Abandon,
+    /// Ends the invocation with this number alone.
+    AbandonOne {
+        number: u64,
+    },
     Reset,
     Expect(Vec<String>),
     Shutdown {
@@ -72,8 +76,6 @@ struct OptionsForm {
     response_limit: usize,
     max_connections: usize,
     snapshot: bool,
-    /// A machine serves one invocation at a time.
-    #[serde(skip)]
     max_concurrency: usize,
     credentials_token: Option<String>,
     function_name: String,
@@ -215,6 +217,7 @@ pub(super) enum EventForm {
         phase: ExtensionPhase,
     },
     RestoreReady,
+    Stuck,
     RestoreError {
         error_type: String,
     },
@@ -232,6 +235,7 @@ impl EventForm {
                 (Self::ExtensionError { name, error_type, phase }, body)
             }
             Event::RestoreReady => (Self::RestoreReady, Bytes::new()),
+            Event::Stuck => (Self::Stuck, Bytes::new()),
             Event::RestoreError { error_type, body } => (Self::RestoreError { error_type }, body),
         }
     }
@@ -244,6 +248,7 @@ impl EventForm {
             Self::Idle => Event::Idle,
             Self::ExtensionError { name, error_type, phase } => Event::ExtensionError { name, error_type, body, phase },
             Self::RestoreReady => Event::RestoreReady,
+            Self::Stuck => Event::Stuck,
             Self::RestoreError { error_type } => Event::RestoreError { error_type, body },
         }
     }

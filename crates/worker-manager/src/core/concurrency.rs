@@ -56,7 +56,7 @@ impl Concurrency {
 const RESERVED: u64 = 1 << 32;
 
 /// What the caller is told to wait where nobody knows when a place will be free.
-const SOON: Duration = Duration::from_secs(1);
+pub(super) const SOON: Duration = Duration::from_secs(1);
 
 /// The places of the account.
 #[derive(Debug)]

@@ -44,6 +44,8 @@ pub enum Event {
     Initialize,
     /// Keep so many environments initialized.
     SetProvisioned(u32),
+    /// Have no more environments than this at once, where there is a number. Those beyond it go as they become idle.
+    SetMost(Option<u32>),
     /// The version is no longer current: start nothing ahead of demand, keep nothing.
     Retire,
     /// The server goes down: every environment ends, busy ones too, and none is started any more.
@@ -139,18 +141,21 @@ pub enum ThrottleReason {
     FunctionRate,
     /// The function would need more new environments than it may have started in this time.
     ScalingRate,
+    /// The version has as many environments as its scaling configuration allows, and none has room.
+    MostEnvironments,
     /// This host, or all hosts together, can hold no further environment.
     HostCapacity,
 }
 
 impl ThrottleReason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::AccountConcurrency,
         Self::FunctionConcurrency,
         Self::AccountRate,
         Self::FunctionRate,
         Self::ScalingRate,
+        Self::MostEnvironments,
         Self::HostCapacity,
     ];
 }

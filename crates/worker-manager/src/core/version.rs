@@ -9,8 +9,8 @@
 //!   cancelled          gone             leaving <----+ (gone)
 //! ```
 //!
-//! Every request that was let in is dispatched at once or waits, and each waiting one is covered: by an environment that
-//! is starting or waits for a place, or, for a while, by one that will soon be free.
+//! Every request that was let in is dispatched at once or waits, and each waiting one is covered: by a slot of an environment
+//! that is starting or waits for a place, or, for a while, by one that will soon be free.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -28,6 +28,7 @@ use super::placement::Size;
 use super::shared::Shared;
 
 mod ahead;
+mod bounds;
 mod cover;
 mod figures;
 mod serve;
@@ -56,6 +57,10 @@ pub struct Version {
     wanted: VecDeque<EnvironmentId>,
     /// How many environments that waiting requests will get are starting.
     starting: usize,
+    /// How many provisioned environments are starting, or wait for a place.
+    provisioned_coming: usize,
+    /// How many environments are for the version's snapshot.
+    making: usize,
     /// How many invocations are answered whose slots are not free yet.
     settling: usize,
     next_id: u64,
@@ -63,6 +68,9 @@ pub struct Version {
     provisioned: usize,
     provisioned_target: u32,
     provisioned_failed: Option<ProvisionFailure>,
+    /// No more environments than this at once, where there is a number. Those that leave do not count, nor those that serve
+    /// nobody.
+    most: Option<u32>,
     keeper: Keeper,
     /// When one is to be made ahead of an expected invocation, and until when it is to be kept.
     expected: Option<(Instant, Instant)>,
@@ -149,11 +157,14 @@ impl Version {
             waiting: VecDeque::new(),
             wanted: VecDeque::new(),
             starting: 0,
+            provisioned_coming: 0,
+            making: 0,
             settling: 0,
             next_id: 0,
             provisioned: 0,
             provisioned_target: 0,
             provisioned_failed: None,
+            most: None,
             keeper: Keeper::new(shared.rules.keep_alive),
             expected: None,
             last_used: now,
@@ -180,12 +191,13 @@ impl Version {
 
     /// Whether provisioned environments are missing that are not made any more, since that has failed.
     pub fn falls_short(&self) -> bool {
-        self.provisioned_failed.is_some() && self.provisioned < self.provisioned_target as usize
+        self.provisioned_failed.is_some() && self.provisioned < self.to_provision()
     }
 
     /// Whether nothing is lost if it is forgotten: a new one would do the same.
     pub fn is_forgettable(&self, now: Instant) -> bool {
-        let remembers = !self.retired && self.keeper.remembers(now.saturating_duration_since(self.last_used));
+        let learned = || self.keeper.remembers(now.saturating_duration_since(self.last_used));
+        let remembers = !self.retired && (self.most.is_some() || learned());
         self.is_empty() && self.expected.is_none() && !remembers
     }
 
@@ -201,11 +213,17 @@ impl Version {
             Event::Tick => self.tick(shared, now, actions),
             Event::Initialize => self.initialize(shared, now, actions),
             // Somebody still had hold of the version when it was retired.
-            Event::SetProvisioned(_) if self.retired => {}
+            Event::SetProvisioned(_) | Event::SetMost(_) if self.retired => {}
             Event::SetProvisioned(count) => {
                 self.provisioned_target = count;
                 self.provisioned_failed = None;
                 self.provision(shared, now, actions);
+                self.cover(shared, now, actions);
+            }
+            Event::SetMost(most) => {
+                if std::mem::replace(&mut self.most, most) != most {
+                    self.bound(shared, now, actions);
+                }
             }
             Event::Retire => {
                 self.retired = true;
@@ -215,6 +233,7 @@ impl Version {
                 while let Some(id) = self.idle.pop_front() {
                     self.retire(shared, id, actions);
                 }
+                self.cover(shared, now, actions);
             }
             Event::End => self.end(shared, actions),
             Event::Told(Told::Room(id)) => self.room(shared, id, now, actions),
@@ -253,11 +272,10 @@ impl Version {
         self.provision(shared, now, actions);
     }
 
-    /// An environment did not come to be: the request that had been waiting for it fails.
+    /// An environment did not come to be: as many requests as it would have served fail.
     fn fail_uncovered(&mut self, actions: &mut Vec<Action>) {
-        if self.waiting.len() > self.starting + self.wanted.len()
-            && let Some(waiting) = self.waiting.pop_front()
-        {
+        let lost = self.waiting.len().saturating_sub(self.coming()).min(self.slots);
+        for waiting in self.waiting.drain(..lost) {
             drop(waiting.ticket);
             actions.push(Action::Fail(waiting.request));
         }
@@ -335,10 +353,18 @@ impl Version {
     fn remove(&mut self, id: EnvironmentId) -> Option<Environment> {
         let removed = self.environments.remove(&id)?;
         let on_demand = removed.purpose.is_on_demand();
-        self.provisioned -= usize::from(removed.purpose == Purpose::Provisioned);
+        let provisioned = usize::from(removed.purpose == Purpose::Provisioned);
+        self.provisioned -= provisioned;
+        self.making -= usize::from(removed.purpose == Purpose::Snapshot);
         match &removed.stage {
-            Stage::Wanted { .. } => self.wanted.retain(|wanted| *wanted != id),
-            Stage::Starting { .. } => self.starting -= usize::from(on_demand),
+            Stage::Wanted { .. } => {
+                self.wanted.retain(|wanted| *wanted != id);
+                self.provisioned_coming -= provisioned;
+            }
+            Stage::Starting { .. } => {
+                self.starting -= usize::from(on_demand);
+                self.provisioned_coming -= provisioned;
+            }
             Stage::Up(up) => {
                 self.settling -= up.settling;
                 if up.taken() == 0 {
@@ -379,7 +405,7 @@ impl Version {
 
     /// Whether this provisioned environment is one more than the setting asks for.
     fn is_surplus(&self, id: EnvironmentId) -> bool {
-        self.provisioned > self.provisioned_target as usize && self.is_provisioned(id)
+        self.provisioned > self.to_provision() && self.is_provisioned(id)
     }
 }
 

@@ -101,14 +101,11 @@ impl Api {
         }
     }
 
-    /// See [`RuntimeApi::abandon_one`]. In a machine of its own there is but one.
-    pub(super) fn abandon_one(&self, request_id: &str) -> bool {
+    /// See [`RuntimeApi::abandon_one`].
+    pub(super) fn abandon_one(&self, request_id: &str) {
         match self {
             Api::Host(api) => api.abandon_one(request_id),
-            Api::Guest(api) => {
-                api.abandon();
-                false
-            }
+            Api::Guest(api) => api.abandon_one(request_id),
         }
     }
 

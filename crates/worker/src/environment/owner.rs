@@ -114,6 +114,8 @@ struct Owner {
     /// How many invocations there may be at once; with more than one they are flights.
     concurrency: usize,
     flights: Vec<Flight>,
+    /// Whether invocations were taken away from the runtime since it was last heard what that means for it.
+    abandoned: bool,
     processes: Processes,
     init_began: Instant,
     /// Of an environment that is kept in a snapshot, or was.
@@ -154,6 +156,7 @@ impl Owner {
             current: None,
             concurrency,
             flights: vec![],
+            abandoned: false,
             processes: Processes::default(),
             init_began: now,
             keeping: Keeping::default(),
@@ -220,6 +223,7 @@ impl Owner {
 
     /// Feeds the machine until it has nothing more to say.
     async fn settle(&mut self) -> Result<(), StartError> {
+        self.hear_of_abandoned().await;
         self.conclude_flights().await;
         while let Some(event) = self.pending.pop_front() {
             self.keeping.take_note_of(&event);
@@ -320,6 +324,11 @@ impl Owner {
                 };
                 let message = format!("extension {name} {verb}");
                 let failure = Failure { error_type: error_type.to_owned(), posted: None, message };
+                self.pending.push_back(Event::Exited(failure));
+            }
+            runtime_api::Event::Stuck => {
+                let message = "the runtime has come back from no invocation that ran out of time".to_owned();
+                let failure = Failure { error_type: "Runtime.Unavailable".to_owned(), posted: None, message };
                 self.pending.push_back(Event::Exited(failure));
             }
             runtime_api::Event::RestoreError { error_type, body } => {

@@ -10,13 +10,15 @@ use super::*;
 enum Op {
     Invoke,
     Abandon,
+    /// The last one, or the one before it.
+    AbandonOne(usize),
     Reset,
     Expect(usize),
     Shutdown,
-    /// The runtime asks for work, and says what it got.
-    Next,
-    /// It answers what it got last, well or not.
-    Answer(bool),
+    /// The runtime asks for work in one of its places, and says what it got.
+    Next(usize),
+    /// It answers what it got last in that place, well or not.
+    Answer(usize, bool),
     InitError,
     /// An extension registers, asks for its next event, or fails.
     Register(usize),
@@ -28,11 +30,12 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         6 => Just(Op::Invoke),
         1 => Just(Op::Abandon),
+        2 => (0..2usize).prop_map(Op::AbandonOne),
         1 => Just(Op::Reset),
         1 => (0..12usize).prop_map(Op::Expect),
         1 => Just(Op::Shutdown),
-        8 => Just(Op::Next),
-        6 => any::<bool>().prop_map(Op::Answer),
+        8 => (0..2usize).prop_map(Op::Next),
+        6 => (0..2usize, any::<bool>()).prop_map(|(place, good)| Op::Answer(place, good)),
         1 => Just(Op::InitError),
         3 => (0..2usize).prop_map(Op::Register),
         4 => (0..2usize).prop_map(Op::EventNext),
@@ -68,19 +71,18 @@ struct World {
     api: Api,
     events: mpsc::UnboundedReceiver<Event>,
     address: SocketAddr,
-    outcome: Option<oneshot::Receiver<Outcome>>,
+    outcomes: Vec<(usize, oneshot::Receiver<Outcome>)>,
     invocations: usize,
-    next: Option<AskingForWork>,
-    got: String,
+    next: [Option<AskingForWork>; 2],
+    got: [String; 2],
     ids: [String; 2],
     asking: [Option<AskingForEvent>; 2],
 }
 
 impl World {
     fn new(api: Api, events: mpsc::UnboundedReceiver<Event>, address: SocketAddr) -> Self {
-        let (asking, ids) = Default::default();
-        let (outcome, next) = (None, None);
-        Self { api, events, address, outcome, invocations: 0, next, got: String::new(), ids, asking }
+        let (asking, ids, next, got) = Default::default();
+        Self { api, events, address, outcomes: Vec::new(), invocations: 0, next, got, ids, asking }
     }
 
     /// Does one thing and tells all that can be seen of it, after everything has come to rest.
@@ -91,20 +93,25 @@ impl World {
         while let Ok(event) = self.events.try_recv() {
             events.push(event);
         }
-        let outcome = self.outcome.as_mut().map(oneshot::Receiver::try_recv);
-        if !matches!(outcome, Some(Err(oneshot::error::TryRecvError::Empty))) {
-            self.outcome = None;
-        }
-        if let Some(next) = self.next.take_if(|next| next.is_finished())
-            && let Some((_, _, id, _)) = next.await.unwrap()
-        {
-            self.got = id;
+        let mut outcomes = Vec::new();
+        self.outcomes.retain_mut(|(number, receiver)| {
+            let outcome = receiver.try_recv();
+            let waits = matches!(outcome, Err(oneshot::error::TryRecvError::Empty));
+            outcomes.push((*number, outcome));
+            waits
+        });
+        for (next, got) in self.next.iter_mut().zip(&mut self.got) {
+            if let Some(next) = next.take_if(|next| next.is_finished())
+                && let Some((_, _, id, _)) = next.await.unwrap()
+            {
+                *got = id;
+            }
         }
         for asking in &mut self.asking {
             asking.take_if(|asking| asking.is_finished());
         }
-        let waiting = (self.next.is_some(), self.asking.each_ref().map(Option::is_some));
-        format!("{said} {events:?} {outcome:?} {waiting:?} {} {:?}", self.got, self.api.extensions())
+        let waiting = (self.next.each_ref().map(Option::is_some), self.asking.each_ref().map(Option::is_some));
+        format!("{said} {events:?} {outcomes:?} {waiting:?} {:?} {:?}", self.got, self.api.extensions())
     }
 
     async fn act(&mut self, op: Op) -> String {
@@ -114,7 +121,7 @@ impl World {
                 let invoked = self.api.invoke(invocation(&self.invocations.to_string()));
                 let refused = format!("{:?}", invoked.as_ref().map(drop));
                 if let Ok(receiver) = invoked {
-                    self.outcome = Some(receiver);
+                    self.outcomes.push((self.invocations, receiver));
                 }
                 refused
             }
@@ -122,6 +129,14 @@ impl World {
                 Api::Local(api) => format!("{:?}", api.abandon()),
                 Api::Remote(api) => format!("{:?}", api.abandon()),
             },
+            Op::AbandonOne(back) => {
+                let id = self.invocations.saturating_sub(back).to_string();
+                match &self.api {
+                    Api::Local(api) => api.abandon_one(&id),
+                    Api::Remote(api) => api.abandon_one(&id),
+                }
+                String::new()
+            }
             Op::Reset => {
                 match &self.api {
                     Api::Local(api) => api.reset(),
@@ -141,15 +156,15 @@ impl World {
                 Api::Local(api) => format!("{:?}", api.shutdown_extensions(ShutdownReason::Failure, 1)),
                 Api::Remote(api) => format!("{:?}", api.shutdown_extensions(ShutdownReason::Failure, 1)),
             },
-            Op::Next => {
-                if self.next.is_none() {
-                    self.next = Some(Client::connect(self.address).await.next());
+            Op::Next(place) => {
+                if self.next[place].is_none() {
+                    self.next[place] = Some(Client::connect(self.address).await.next());
                 }
                 String::new()
             }
-            Op::Answer(good) => {
+            Op::Answer(place, good) => {
                 let kind = if good { "response" } else { "error" };
-                let path = format!("/2018-06-01/runtime/invocation/{}/{kind}", self.got);
+                let path = format!("/2018-06-01/runtime/invocation/{}/{kind}", self.got[place]);
                 Client::connect(self.address).await.post(&path, "{}").await.to_string()
             }
             Op::InitError => {
@@ -204,14 +219,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, rng_seed: proptest::test_runner::RngSeed::Fixed(3), ..ProptestConfig::default() })]
 
     #[test]
-    fn remote_and_local_are_alike(ops in ops()) {
+    fn remote_and_local_are_alike(ops in ops(), max_concurrency in 1..3usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let (api, events) = RuntimeApi::serve(listener, Options::default());
+            let options = Options { max_concurrency, ..Options::default() };
+            let (api, events) = RuntimeApi::serve(listener, options.clone());
             let mut local = World::new(Api::Local(api), events, address);
-            let pair = Pair::open(Options::default());
+            let pair = Pair::open(options);
             let mut remote = World::new(Api::Remote(pair.remote), pair.events, pair.address);
             for (at, op) in ops.iter().enumerate() {
                 let (expected, got) = (local.step(*op).await, remote.step(*op).await);

@@ -2,6 +2,7 @@
 //! for room, or giving up.
 
 use super::*;
+use crate::core::concurrency::SOON;
 
 /// What came of wanting an environment.
 enum Started {
@@ -47,6 +48,13 @@ impl Version {
         flights.flatten().take(64).filter(soon).count()
     }
 
+    /// How many requests what is on its way will serve at once. What is provisioned counts where nothing else may be
+    /// started.
+    pub(super) fn coming(&self) -> usize {
+        let provisioned = if self.is_at_most() { self.provisioned_coming } else { 0 };
+        (self.starting + self.wanted.len() + provisioned).saturating_mul(self.slots)
+    }
+
     /// Starts what the waiting requests need beyond what is on its way.
     pub(super) fn cover(&mut self, shared: &Shared, now: Instant, actions: &mut Vec<Action>) {
         if self.waiting.is_empty() {
@@ -56,7 +64,7 @@ impl Version {
         let patient = self.waiting.len() - impatient;
         let soon = if patient > self.settling { self.soon_free(shared, now) } else { 0 };
         let mut needed = impatient + patient.saturating_sub(self.settling + soon);
-        while self.starting + self.wanted.len() < needed {
+        while self.coming() < needed {
             match self.start(shared, Purpose::OnDemand, now, actions) {
                 Started::Yes => {}
                 Started::No(throttle) => {
@@ -75,7 +83,7 @@ impl Version {
 
     /// Keeps as many provisioned environments as asked for.
     pub(super) fn provision(&mut self, shared: &Shared, now: Instant, actions: &mut Vec<Action>) {
-        let target = self.provisioned_target as usize;
+        let target = self.to_provision();
         while self.provisioned > target {
             // Idle ones go now, and those without a place; busy and starting ones when they become free.
             let wanted = || {
@@ -87,6 +95,13 @@ impl Version {
             self.retire(shared, id, actions);
         }
         while self.provisioned < target && self.provisioned_failed.is_none() {
+            if self.is_at_most() {
+                // There are more than are provisioned, since no more are to be than there may be.
+                if !self.adopt(shared) {
+                    break;
+                }
+                continue;
+            }
             match self.start(shared, Purpose::Provisioned, now, actions) {
                 Started::Yes => {}
                 Started::No(_) => self.provisioned_failed = Some(ProvisionFailure::NoRoom),
@@ -109,6 +124,9 @@ impl Version {
 
     fn start(&mut self, shared: &Shared, purpose: Purpose, now: Instant, actions: &mut Vec<Action>) -> Started {
         let rated = purpose.is_on_demand();
+        if purpose != Purpose::Snapshot && self.is_at_most() {
+            return Started::No(Throttle { reason: ThrottleReason::MostEnvironments, retry_after: SOON });
+        }
         if rated && let Err(throttle) = self.function.scale(shared.nanos(now)) {
             return Started::No(throttle);
         }
@@ -139,6 +157,8 @@ impl Version {
         self.next_id += 1;
         self.environments.insert(id, Environment { purpose, stage });
         self.provisioned += usize::from(purpose == Purpose::Provisioned);
+        self.provisioned_coming += usize::from(purpose == Purpose::Provisioned);
+        self.making += usize::from(purpose == Purpose::Snapshot);
         Started::Yes
     }
 
@@ -161,7 +181,7 @@ impl Version {
 
     /// No more environments wait for a place than requests wait for them.
     pub(super) fn cancel_surplus(&mut self, shared: &Shared, actions: &mut Vec<Action>) {
-        while self.starting + self.wanted.len() > self.waiting.len()
+        while self.starting + self.wanted.len() > self.waiting.len().div_ceil(self.slots)
             && let Some(id) = self.wanted.back().copied()
         {
             self.retire(shared, id, actions);
@@ -172,7 +192,7 @@ impl Version {
     pub(super) fn refuse(&mut self, shared: &Shared, now: Instant, actions: &mut Vec<Action>) {
         let late = |since: Instant| since + shared.rules.room_patience <= now;
         while !self.wanted.is_empty()
-            && self.waiting.len() > self.starting
+            && self.waiting.len() > self.starting * self.slots
             && self.waiting.front().is_some_and(|first| late(first.since))
             && let Some(first) = self.waiting.pop_front()
         {
@@ -196,7 +216,7 @@ impl Version {
 
     /// Asks to be woken when waiting for room has taken too long.
     pub(super) fn wake_for_room(&mut self, shared: &Shared, actions: &mut Vec<Action>) {
-        let request = (!self.wanted.is_empty() && self.waiting.len() > self.starting)
+        let request = (!self.wanted.is_empty() && self.waiting.len() > self.starting * self.slots)
             .then(|| self.waiting.front().map(|first| first.since))
             .flatten();
         let provisioned = if self.provisioned > 0 {
@@ -221,5 +241,5 @@ impl Version {
 }
 
 fn full() -> Throttle {
-    Throttle { reason: ThrottleReason::HostCapacity, retry_after: Duration::from_secs(1) }
+    Throttle { reason: ThrottleReason::HostCapacity, retry_after: SOON }
 }

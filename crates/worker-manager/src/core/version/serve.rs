@@ -66,7 +66,8 @@ impl Version {
                 self.open.push(id);
             }
         }
-        if self.provisioned_target > 0 && purpose != Purpose::Provisioned {
+        // What has a scaling configuration has environments of one kind only, whatever each was started for.
+        if self.provisioned_target > 0 && self.most.is_none() && purpose != Purpose::Provisioned {
             self.function.spilled();
         }
         actions.push(Action::Dispatch(request, id));
@@ -90,6 +91,7 @@ impl Version {
         let up = Up { seat, flights: Vec::new(), settling: 0, last_used, keep_until: now, uses: 0 };
         environment.stage = Stage::Up(up);
         self.starting -= usize::from(environment.purpose.is_on_demand());
+        self.provisioned_coming -= usize::from(environment.purpose == Purpose::Provisioned);
         match initialized {
             Initialized::Yes => self.cold.record(took),
             Initialized::Failed if self.is_provisioned(id) => {
@@ -138,7 +140,10 @@ impl Version {
         let Some(up) = self.up(id) else { return };
         let (mut left, seat) = (slots - up.taken().min(slots), Arc::clone(&up.seat));
         let unused = left == slots;
-        if unused && evictable && !self.waiting.is_empty() && shared.fleet.is_hungry() && shared.fleet.owes(&seat) {
+        let beyond = self.is_beyond_most() && (evictable || self.is_surplus(id));
+        let owes = || evictable && !self.waiting.is_empty() && shared.fleet.is_hungry() && shared.fleet.owes(&seat);
+        if unused && (beyond || owes()) {
+            self.open.retain(|open| *open != id);
             self.retire(shared, id, actions);
             self.cover(shared, now, actions);
             return;

@@ -459,6 +459,75 @@ fn an_environment_with_several_slots_serves_several_at_once() {
 }
 
 #[test]
+fn a_cold_environment_with_several_slots_is_waited_for_by_as_many() {
+    let now = Instant::now();
+    let shared = Shared::new(Rules::default(), &[WorkerLimits::of_environments(10)], now);
+    let mut version = Version::new(&shared, &shared.function(), Size::of_memory(128), 2, now);
+    let mut after = |event: Event| {
+        let mut actions = Vec::new();
+        version.step(&shared, event, now, &mut actions);
+        actions
+    };
+    let [zero, one] = [0, 1].map(EnvironmentId);
+    assert_eq!(after(Event::Request(RequestId(0))), [Action::Start(zero, ON_DEMAND, HERE)]);
+    assert_eq!(after(Event::Request(RequestId(1))), []);
+    assert_eq!(after(Event::Request(RequestId(2))), [Action::Start(one, ON_DEMAND, HERE)]);
+    let both = [Action::Dispatch(RequestId(0), zero), Action::Dispatch(RequestId(1), zero)];
+    assert_eq!(after(Event::Ready(zero, Initialized::Yes)), both);
+    assert_eq!(after(Event::Request(RequestId(3))), []);
+    // Where it does not come to be, all whom it would have served hear of it.
+    assert_eq!(after(Event::Gone(one)), [Action::Fail(RequestId(2)), Action::Fail(RequestId(3))]);
+}
+
+#[test]
+fn no_more_environments_are_started_than_there_may_be() {
+    let mut driven = Driven::new();
+    let most = Throttle { reason: ThrottleReason::MostEnvironments, retry_after: Duration::from_secs(1) };
+    assert_eq!(driven.after(0, Event::SetMost(Some(2))), []);
+    for n in 0..2 {
+        let start = driven.after(0, Event::Request(RequestId(n)));
+        assert_eq!(start, [Action::Start(EnvironmentId(n), ON_DEMAND, HERE)]);
+        driven.after(10, Event::Ready(EnvironmentId(n), Initialized::Yes));
+    }
+    assert_eq!(driven.after(0, Event::Request(RequestId(2))), [Action::Throttle(RequestId(2), most)]);
+    assert_eq!(driven.shared.in_flight(), 2);
+    // One less: the first that is idle goes, though it could be of use again.
+    assert_eq!(driven.after(0, Event::SetMost(Some(1))), []);
+    assert_eq!(driven.after(1, Event::Idle(EnvironmentId(0))), [Action::Retire(EnvironmentId(0))]);
+    assert_eq!(driven.after(1, Event::Idle(EnvironmentId(1))), []);
+    assert_eq!(driven.after(0, Event::SetMost(Some(0))), [Action::Retire(EnvironmentId(1))]);
+    assert_eq!(driven.after(0, Event::Request(RequestId(3))), [Action::Throttle(RequestId(3), most)]);
+    assert!(!driven.versions[0].is_forgettable(driven.now), "the bound would be lost");
+    assert_eq!(driven.after(0, Event::SetMost(None)), []);
+    assert!(matches!(driven.after(0, Event::Request(RequestId(4)))[..], [Action::Start(..)]));
+}
+
+#[test]
+fn both_bounds_hold_whatever_was_there_before() {
+    let mut driven = Driven::new();
+    for n in 0..2 {
+        driven.after(0, Event::Request(RequestId(n)));
+        driven.after(10, Event::Ready(EnvironmentId(n), Initialized::Yes));
+    }
+    driven.after(0, Event::Idle(EnvironmentId(0)));
+    // What is there becomes what is kept.
+    assert_eq!(driven.after(0, Event::SetMost(Some(2))), []);
+    assert_eq!(driven.after(0, Event::SetProvisioned(2)), []);
+    let status = driven.versions[0].provisioned();
+    assert_eq!((status.allocated, status.available, status.failed), (2, 1, None));
+    driven.after(0, Event::Idle(EnvironmentId(1)));
+    assert_eq!(driven.after(3_600_000, Event::Tick), []);
+    // One that ends is replaced, and whoever comes meanwhile waits for it.
+    assert_eq!(driven.after(0, Event::Request(RequestId(2))), [Action::Dispatch(RequestId(2), EnvironmentId(1))]);
+    let replaced = driven.after(0, Event::Gone(EnvironmentId(0)));
+    assert_eq!(replaced, [Action::Start(EnvironmentId(2), PROVISIONED, HERE)]);
+    assert_eq!(driven.after(0, Event::Request(RequestId(3))), []);
+    let ready = driven.after(10, Event::Ready(EnvironmentId(2), Initialized::Yes));
+    assert_eq!(ready, [Action::Dispatch(RequestId(3), EnvironmentId(2))]);
+    assert_eq!(driven.versions[0].function.figures().spilled, 0);
+}
+
+#[test]
 fn invocations_beyond_the_provisioned_environments_are_counted_as_spilled() {
     let mut driven = Driven::new();
     driven.after(0, Event::SetProvisioned(1));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use runtime_api::Outcome;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::invocation::{Current, judge};
 use super::{Notice, Owner};
@@ -14,6 +15,9 @@ use crate::failure;
 use crate::host::StartError;
 use crate::lifecycle::{Answer, Event, Failure, Status};
 use crate::spec::InvokeRequest;
+
+/// How long a machine has to say whether its runtime can serve on.
+const HEARING: Duration = Duration::from_secs(1);
 
 /// An invocation beside others.
 pub(super) struct Flight {
@@ -108,18 +112,26 @@ impl Owner {
         }
     }
 
-    /// Ends those whose time is over. Where the runtime has then got stuck in as many as it serves at once, it is done for.
+    /// Ends those whose time is over.
     pub(super) fn time_flights_out(&mut self, now: Instant) {
-        let mut stuck = false;
         for flight in self.flights.iter_mut().filter(|flight| flight.end.is_none() && flight.deadline <= now) {
             flight.end = Some(End::TimedOut);
             flight.current.outcome = None;
-            stuck |= self.launched.api.abandon_one(&flight.current.request.request_id);
+            self.launched.api.abandon_one(&flight.current.request.request_id);
+            self.abandoned = true;
         }
-        if stuck {
-            let message = "the runtime has come back from no invocation that ran out of time".to_owned();
-            let failure = Failure { error_type: "Runtime.Unavailable".to_owned(), posted: None, message };
-            self.pending.push_back(Event::Exited(failure));
+    }
+
+    /// Hears whether the runtime can serve on, after invocations were taken away from it: nobody else shall be handed to one
+    /// that cannot. A machine that does not say so in time is heard of later.
+    pub(super) async fn hear_of_abandoned(&mut self) {
+        if std::mem::take(&mut self.abandoned) {
+            if timeout(HEARING, self.launched.api.settled()).await.is_err() {
+                tracing::debug!(environment = self.log_stream, "it is not known whether the runtime can serve on");
+            }
+            while let Ok(event) = self.launched.api_events.try_recv() {
+                self.api_event(event);
+            }
         }
     }
 

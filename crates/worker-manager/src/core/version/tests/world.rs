@@ -43,6 +43,9 @@ struct World {
     next_request: u64,
     waiting: HashSet<(usize, RequestId)>,
     started: Vec<u32>,
+    /// No more environments of a version than this.
+    most: [Option<u32>; VERSIONS],
+    retired: [bool; VERSIONS],
     /// When versions are to be woken; they are at no other time.
     alarms: [Option<Instant>; VERSIONS],
     /// Versions that have been told to end.
@@ -92,6 +95,8 @@ impl World {
             next_request: 0,
             waiting: HashSet::new(),
             started,
+            most: [None; VERSIONS],
+            retired: [false; VERSIONS],
             alarms: [None; VERSIONS],
             ended: false,
         }
@@ -115,6 +120,12 @@ impl World {
                     }
                 }
                 Action::Start(id, purpose, worker) => {
+                    let serves = |phase| phase != Phase::Leaving && phase != Phase::Making;
+                    let there = self.count(version, serves);
+                    prop_assert!(
+                        purpose == Purpose::Snapshot || self.most[version].is_none_or(|most| there < most),
+                        "one more than {there} is started"
+                    );
                     let phase = if purpose == Purpose::Snapshot { Phase::Making } else { Phase::Starting };
                     let environment = (phase, worker.0, Vec::new());
                     prop_assert!(self.environments.insert((version, id), environment).is_none());
@@ -134,6 +145,11 @@ impl World {
                 Action::Throttle(request, throttle) => {
                     prop_assert!(self.waiting.remove(&(version, request)), "{request:?} was answered before");
                     prop_assert!(throttle.retry_after > Duration::ZERO, "{throttle:?}");
+                    if throttle.reason == ThrottleReason::MostEnvironments {
+                        let now = self.versions[version].figures();
+                        let there = now.wanted + now.starting + now.busy + now.settling + now.idle;
+                        prop_assert!(self.most[version].is_some_and(|most| there >= most), "{there} are not enough");
+                    }
                 }
                 Action::Fail(request) => {
                     prop_assert!(self.waiting.remove(&(version, request)), "{request:?} was answered before");
@@ -165,6 +181,10 @@ impl World {
             let counted = memory(false) + if limits.overlap == 0 { memory(true) } else { 0 };
             prop_assert!(counted <= limits.memory_mb, "worker {worker} promises {counted} MiB");
         }
+        for (version, most) in self.most.iter().enumerate() {
+            let idle = self.count(version, |phase| phase == Phase::Up(0, 0));
+            prop_assert!(most.is_none_or(|most| idle <= most), "{idle} are idle where {most:?} may be there");
+        }
         let alive = self.environments.len() as u32;
         prop_assert!(self.shared.figures().fleet.environments >= alive);
         let served = |(phase, _, _): &(Phase, usize, Vec<RequestId>)| match phase {
@@ -182,11 +202,22 @@ impl World {
         Ok(())
     }
 
+    /// How many environments of a version are in such a phase.
+    fn count(&self, version: usize, is: impl Fn(Phase) -> bool) -> u32 {
+        let those = self.environments.iter().filter(|((of, _), (phase, _, _))| *of == version && is(*phase));
+        those.count() as u32
+    }
+
     fn request(&mut self, version: usize) -> Result<(), TestCaseError> {
         let request = RequestId(self.next_request);
         self.next_request += 1;
         self.waiting.insert((version, request));
         self.step(version, Event::Request(request))
+    }
+
+    /// Whether an environment may not be given up: it was made so, or has become so.
+    fn is_provisioned(&self, (version, id): &(usize, EnvironmentId)) -> bool {
+        self.provisioned.contains(&(*version, *id)) || self.versions[*version].is_provisioned(*id)
     }
 
     /// One that is in such a phase.
@@ -260,11 +291,21 @@ impl World {
             Happening::Pass(time) => self.pass(time),
             Happening::Initialize(version) => self.step(version, Event::Initialize),
             Happening::Provision(version, count) => self.step(version, Event::SetProvisioned(count)),
+            Happening::Most(version, most) => {
+                // What is retired goes anyway, and takes no settings.
+                if !self.retired[version] {
+                    self.most[version] = most;
+                }
+                self.step(version, Event::SetMost(most))
+            }
             Happening::Concurrency(version, concurrency) => {
                 self.functions[function(version)].set_concurrency(concurrency);
                 Ok(())
             }
-            Happening::Retire(version) => self.step(version, Event::Retire),
+            Happening::Retire(version) => {
+                self.retired[version] = true;
+                self.step(version, Event::Retire)
+            }
         }
     }
 
@@ -288,7 +329,7 @@ impl World {
         for version in wanting {
             for (worker, limits) in self.limits.iter().enumerate() {
                 let stays = self.environments.iter().filter(|(key, (phase, on, _))| {
-                    *on == worker && (*phase != Phase::Up(0, 0) || self.provisioned.contains(key))
+                    *on == worker && (*phase != Phase::Up(0, 0) || self.is_provisioned(key))
                 });
                 let (count, memory) = stays.fold((0, 0), |(count, memory), ((version, _), _)| {
                     (count + 1, memory + u64::from(size(*version).memory_mb))
@@ -382,6 +423,7 @@ enum Happening {
     /// For a snapshot.
     Initialize(usize),
     Provision(usize, u32),
+    Most(usize, Option<u32>),
     Concurrency(usize, Concurrency),
     Retire(usize),
 }
@@ -411,6 +453,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         10 => time.prop_map(Happening::Pass),
         2 => version().prop_map(Happening::Initialize),
         2 => (version(), 0..3_u32).prop_map(|(version, count)| Happening::Provision(version, count)),
+        2 => (version(), prop::option::of(0..4_u32)).prop_map(|(version, most)| Happening::Most(version, most)),
         2 => (version(), concurrency).prop_map(|(version, concurrency)| Happening::Concurrency(version, concurrency)),
         1 => version().prop_map(Happening::Retire),
     ]
