@@ -681,7 +681,7 @@ async fn an_initialization_for_a_snapshot_waits_for_its_place_on_the_host() {
     eventually("it initializes", || places().environments == 1).await;
     let second = take(&g);
     eventually("the other one waits", || places().waiting == 1).await;
-    assert_eq!(host.backend.live(), 1);
+    eventually("one is made", || host.backend.live() == 1).await;
     gate.add_permits(2);
     assert_eq!(first.await.expect("no panic"), Ok(true));
     assert_eq!(second.await.expect("no panic"), Ok(true));
