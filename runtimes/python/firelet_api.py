@@ -62,6 +62,17 @@ class RuntimeApi:
             text = "the Runtime API refused restore/next with status %d: %s"
             raise ApiError(text % (status, body.decode("utf-8", "replace")))
 
+    def restore_announced(self):
+        """Says the same, and does not wait: `restore_next` is to be called by the process that has been restored."""
+        request = "GET %srestore/next HTTP/1.1\r\n%s\r\n" % (self._PREFIX, self._common)
+        if self._socket is None:
+            self._connect()
+        self._socket.sendall(request.encode("ascii"))
+
+    def disconnect(self):
+        """Closes the connection; the next request opens another."""
+        self._close()
+
     def _report(self, path, error, kind):
         headers = "Content-Type: application/json\r\n"
         headers += "Lambda-Runtime-Function-Error-Type: %s\r\n" % _header_value(kind)

@@ -11,10 +11,17 @@ import os
 import sys
 import time
 
+import _socket
+
 from firelet_json import loads
 
 # The platform gives these descriptors at the start; whose environment it is comes later.
 _KEPT = ("_LAMBDA_TELEMETRY_LOG_FD",)
+# Of the longest message about descriptors: how many there are at most.
+_DESCRIPTORS = 2
+
+# Where this process is to leave an image of itself: a `firelet_image.Keeper`.
+keeper = None
 
 
 def fork_from_here(library):
@@ -35,19 +42,23 @@ def fork_from_here(library):
 
 
 def wait(fd):
-    """Says that everything is ready, waits for the environment and takes it over."""
+    """Says that everything is ready, waits for the environment and takes it over. Or becomes a process that was kept."""
+    global keeper
     os.write(fd, b"\n")
-    parts = []
-    while True:
-        part = os.read(fd, 65536)
-        if not part:
-            break
-        parts.append(part)
-    os.close(fd)
-    if not parts:
+    data, descriptors = _receive(fd)
+    if not data:
         # Nobody wanted this one.
         sys.exit(0)
-    given = loads(b"".join(parts))
+    given = loads(data)
+    if given.get("become"):
+        from firelet_image import become
+
+        become(fd, *descriptors)
+    os.close(fd)
+    if descriptors:
+        from firelet_image import Keeper
+
+        keeper = Keeper(*descriptors)
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     os.environ.clear()
     os.environ.update(kept)
@@ -57,3 +68,21 @@ def wait(fd):
     random = sys.modules.get("random")
     if random is not None:
         random.seed()
+
+
+def _receive(fd):
+    """All bytes up to the end, and the descriptors that came with them."""
+    connection = _socket.socket(fileno=fd)
+    parts, descriptors = [], []
+    while True:
+        room = _socket.CMSG_SPACE(4 * _DESCRIPTORS)
+        part, messages, _, _ = connection.recvmsg(65536, room, getattr(_socket, "MSG_CMSG_CLOEXEC", 0))
+        for level, kind, content in messages:
+            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+                numbers = range(0, len(content) - len(content) % 4, 4)
+                descriptors += [int.from_bytes(content[at : at + 4], sys.byteorder) for at in numbers]
+        if not part:
+            break
+        parts.append(part)
+    connection.detach()
+    return b"".join(parts), descriptors

@@ -1,7 +1,8 @@
 """The end of an initialization that is kept as a snapshot: the function's hooks, and what every clone must draw anew.
 
 Only imported where AWS_LAMBDA_INITIALIZATION_TYPE is `snap-start`. The process stands in `restore/next` while the
-snapshot is taken; each clone returns from there on its own.
+snapshot is taken; each clone returns from there on its own. Where the process itself has to leave its image, it has said `restore/next`
+before, and clones say it again.
 """
 
 import os
@@ -15,6 +16,11 @@ def complete_init(api, sink):
     try:
         _run_before_snapshot()
         sink.flush()
+        keeper = getattr(sys.modules.get("firelet_prestart"), "keeper", None)
+        if keeper is not None:
+            # There is no machine here that would be stopped in the middle of it.
+            api.restore_announced()
+            keeper.leave(api.disconnect)
         api.restore_next()
     except BaseException as problem:
         error = _logged(problem, sink)

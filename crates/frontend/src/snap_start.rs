@@ -42,8 +42,8 @@ impl App {
         if !kept {
             tracing::warn!(
                 function = version.qualified_arn(),
-                "SnapStart: sandboxes that share the host's kernel cannot be kept in snapshots; this version could be \
-                 initialized, and will be at each cold start. With --isolation microvm its environments go on from a snapshot"
+                "SnapStart: this version could be initialized, and will be at each cold start: there is no snapshot of it. With \
+                 --isolation microvm its environments go on from one"
             );
         }
         Ok(kept)

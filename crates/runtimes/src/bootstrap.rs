@@ -42,6 +42,7 @@ const PYTHON: &[File] = runtime_files![
     "bootstrap.py" from "python/bootstrap.py",
     "firelet_api.py" from "python/firelet_api.py",
     "firelet_concurrent.py" from "python/firelet_concurrent.py",
+    "firelet_image.py" from "python/firelet_image.py",
     "firelet_json.py" from "python/firelet_json.py",
     "firelet_prestart.py" from "python/firelet_prestart.py",
     "firelet_rehearsal.py" from "python/firelet_rehearsal.py",

@@ -68,6 +68,9 @@ pub struct SandboxSpec {
     /// [`Backend::prestarts`] tells whether the backend makes use of it. Sandboxes whose runtime differs in nothing of it
     /// may have processes made ready for whichever comes first.
     pub prestart: Option<Prestart>,
+    /// Whether [`Sandbox::snapshot`] will be asked for, once the first process is initialized: some backends have to know before
+    /// they start that.
+    pub keep: bool,
 }
 
 impl SandboxSpec {
@@ -82,6 +85,10 @@ impl SandboxSpec {
 /// It finds a socket in `FIRELET_PRESTART_FD`, writes one byte to it when it is ready, and reads the rest: a JSON object
 /// with `env` (pairs) and `cwd`, which it takes over. At the end of the file without any it ends. The mounts of
 /// [`SandboxSpec::mounts`] may be absent until it is given these.
+///
+/// Beside the object may come two descriptors. If it has `become`, they are an image and the library that the process calls to become
+/// what is in there. If it has not, they are a socket and the library: once it is initialized, the process shall read a byte from the socket and
+/// then write an image of itself to it (`runtimes/python/firelet_image.py`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prestart {
     /// The program, with the environment and directory that it is started with.
@@ -231,6 +238,11 @@ pub trait Backend: Send + Sync {
     /// Whether [`Sandbox::snapshot`] works. Does not change.
     fn snapshots(&self) -> bool {
         false
+    }
+
+    /// Whether it works for all that runs in a sandbox: where not, [`SnapshotError::Unfit`] is to be expected. Does not change.
+    fn keeps_everything(&self) -> bool {
+        true
     }
 
     /// A snapshot that was [saved](Snapshot::save) here, by this server or an earlier one; `None` if there is none. One that is

@@ -26,6 +26,8 @@ mod attach;
 mod control;
 pub mod helper;
 mod identity;
+mod images;
+mod kept;
 mod link;
 mod live;
 mod prepared;
@@ -50,9 +52,11 @@ pub use zygotes::Turnover;
 use self::attach::Attacher;
 use self::helper::Role;
 use self::identity::Identities;
+use self::images::Images;
 use self::link::{Ended, Link};
 use self::live::{Live, Shell};
 use self::prepared::{Kind, Prepared};
+use self::running::NamespaceSandbox;
 use self::zygotes::{Zygote, Zygotes};
 use crate::cgroup::{CgroupError, Cgroups, Limits};
 use crate::host::Loss;
@@ -60,7 +64,7 @@ use crate::net::{NetError, NetOptions, NetworkMode, Networks};
 use crate::pool::Pool;
 use crate::stock::{Bounds, Stock};
 use crate::tmp_disk::{TmpDiskError, TmpDiskOptions, TmpDisks};
-use crate::{Backend, BoxFuture, CreateError, Prestarts, Sandbox, SandboxSpec};
+use crate::{Backend, BoxFuture, CreateError, KeepError, Kept, Prestarts, Sandbox, SandboxSpec, Saved};
 
 /// How long the supervisor may take to kill what is left when the backend ends.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -91,6 +95,8 @@ pub struct Options {
     pub prepared: Bounds,
     /// How long an interpreter serves of which there are forks in them.
     pub turnover: Turnover,
+    /// Where images of initialized processes are kept.
+    pub snapshots: PathBuf,
 }
 
 /// How the processes of runtimes that can wait for their environment are started. Needs root; without it each is started
@@ -115,6 +121,7 @@ impl Options {
             cgroup_parent: "firelet".into(),
             network: if root { NetworkMode::Nat } else { NetworkMode::Host },
             net: NetOptions::default(),
+            snapshots: tmp_dir.with_file_name("process-snapshots"),
             tmp: TmpDiskOptions { dir: tmp_dir, pool_size: 4 },
             first_uid: None,
             max_sandboxes: 16_384,
@@ -150,8 +157,16 @@ pub enum StartError {
     #[error("could not start a thread for the mounts of sandboxes")]
     Attacher(#[source] io::Error),
     /// The code that interpreters load could not be put where they find it.
-    #[error("could not make a memory file for the library of forked interpreters: try --prestart exec")]
+    #[error("could not make a memory file for the library that interpreters load: try --prestart off")]
     Library(#[source] io::Error),
+    /// The images of processes cannot be kept.
+    #[error("could not use the directory for snapshots {}", path.display())]
+    Snapshots {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The kernel does not say which users there are.
     #[error("could not read /proc/self/uid_map")]
     Identities(#[source] io::Error),
@@ -185,6 +200,8 @@ struct Host {
     prepares: bool,
     stock: Mutex<Stock<Kind, Prepared>>,
     zygotes: Zygotes,
+    /// `None` where processes cannot be kept.
+    images: Option<Images>,
     attacher: Attacher,
     /// Creations under way: while there are any, the pool is not refilled.
     creating: AtomicUsize,
@@ -262,7 +279,14 @@ impl Namespace {
                 remedy: "build for a target that has shared libraries (musl has none by default)".into(),
             });
         }
-        let zygotes = Zygotes::new(options.helper.clone(), forks, options.turnover).map_err(StartError::Library)?;
+        let library = (prepares && zygotes::is_built()).then(zygotes::sealed_library).transpose();
+        let library = library.map_err(StartError::Library)?.map(Arc::new);
+        // In the host's network a clone's Runtime API would be elsewhere than it was.
+        let images = library.clone().filter(|_| options.network != NetworkMode::Host);
+        let failed = |source| StartError::Snapshots { path: options.snapshots.clone(), source };
+        let images =
+            images.map(|library| Images::open(&options.snapshots, library)).transpose().map_err(failed)?.flatten();
+        let zygotes = Zygotes::new(options.helper.clone(), library.filter(|_| forks), options.turnover);
         let host = Host {
             helper: options.helper,
             supervision: Mutex::new(Some(supervision)),
@@ -276,6 +300,7 @@ impl Namespace {
             prepares,
             stock: Mutex::new(Stock::new(options.prepared)),
             zygotes,
+            images,
             attacher: Attacher::start().map_err(StartError::Attacher)?,
             creating: AtomicUsize::new(0),
             refilling: AtomicBool::new(false),
@@ -307,6 +332,37 @@ impl Namespace {
     }
 }
 
+impl Namespace {
+    /// Does what waits for the disk; without images, `otherwise` comes back.
+    fn with_images<T: Send + 'static>(
+        &self,
+        otherwise: T,
+        act: impl FnOnce(&Arc<Host>, &Images) -> T + Send + 'static,
+    ) -> BoxFuture<'_, T> {
+        let host = Arc::clone(&self.host);
+        Box::pin(async move {
+            let acted = tokio::task::spawn_blocking(move || match &host.images {
+                Some(images) => act(&host, images),
+                None => otherwise,
+            });
+            acted.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        })
+    }
+}
+
+/// A sandbox in which the first process waits for its environment: prepared, or made now.
+async fn ready(host: &Arc<Host>, spec: SandboxSpec) -> Result<NamespaceSandbox, CreateError> {
+    if let Some(sandbox) = prepared::take(host, &spec).await {
+        return Ok(sandbox);
+    }
+    let process = spec.clonable().cloned();
+    let sandbox = live::create(host, spec).await?;
+    if let Some(process) = process {
+        sandbox.prestart(process).await.map_err(|error| crate::create::failed("start its process ahead", error))?;
+    }
+    Ok(sandbox)
+}
+
 /// Whether this build has what [`PrestartMode::Zygote`] takes: the library that interpreters load.
 pub fn can_fork_interpreters() -> bool {
     zygotes::is_built()
@@ -332,13 +388,40 @@ impl Backend for Namespace {
     fn create<'a>(&'a self, spec: SandboxSpec) -> BoxFuture<'a, Result<Box<dyn Sandbox>, CreateError>> {
         Box::pin(async move {
             let creating = Creating::new(&self.host);
-            let sandbox = match prepared::take(&self.host, &spec).await {
-                Some(sandbox) => Ok(sandbox),
-                None => live::create(&self.host, spec).await,
+            let sandbox = if spec.keep && self.host.can_keep(&spec) {
+                let keeping = images::Keeping::new(&self.host, &spec);
+                ready(&self.host, spec).await.map(|sandbox| sandbox.keep_by(keeping))
+            } else {
+                match prepared::take(&self.host, &spec).await {
+                    Some(sandbox) => Ok(sandbox),
+                    None => live::create(&self.host, spec).await,
+                }
             };
             drop(creating);
             Ok(Box::new(sandbox?) as Box<dyn Sandbox>)
         })
+    }
+
+    fn snapshots(&self) -> bool {
+        self.host.images.is_some()
+    }
+
+    fn keeps_everything(&self) -> bool {
+        false
+    }
+
+    fn load_snapshot<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Kept>, KeepError>> {
+        let name = name.to_owned();
+        self.with_images(Ok(None), move |host, _| kept::load(host, &name))
+    }
+
+    fn delete_snapshot<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), KeepError>> {
+        let name = name.to_owned();
+        self.with_images(Ok(()), move |_, images| images.keepsakes.delete(&name))
+    }
+
+    fn saved_snapshots<'a>(&'a self) -> BoxFuture<'a, Result<Vec<Saved>, KeepError>> {
+        self.with_images(Ok(Vec::new()), |_, images| images.keepsakes.list())
     }
 
     fn ready(&self) -> Vec<(&'static str, usize)> {
@@ -409,6 +492,11 @@ impl Host {
     fn stock(&self) -> MutexGuard<'_, Stock<Kind, Prepared>> {
         // Every method leaves it whole.
         self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what will run in such a sandbox can be kept.
+    fn can_keep(&self, spec: &SandboxSpec) -> bool {
+        self.images.is_some() && spec.clonable().is_some()
     }
 
     fn is_shut_down(&self) -> bool {

@@ -71,6 +71,9 @@ pub enum SnapshotError {
     /// The backend's sandboxes have no kernel of their own that could be stopped.
     #[error("a sandbox that shares the host's kernel cannot be kept in a snapshot; use --isolation microvm")]
     Unsupported,
+    /// What runs in this one cannot be kept; it could in another.
+    #[error("it cannot be kept in a snapshot: {0}")]
+    Unfit(String),
     /// A step failed.
     #[error("could not take a snapshot: {step}")]
     Step {

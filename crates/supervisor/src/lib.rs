@@ -15,6 +15,7 @@
 
 pub mod channel;
 mod failure;
+pub mod image;
 mod init;
 mod landlock;
 mod loopback;

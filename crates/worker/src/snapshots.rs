@@ -3,7 +3,8 @@
 //! ```text
 //!            take                      find
 //!   Unknown ------> Making --> Ready ------> an environment
-//!      |  ^           ^  '---> Failed --find: made again--> Making
+//!      |  ^           ^  |---> Failed --find: made again--> Making
+//!      |  |           |  '---> Unkept: environments initialize, each by itself
 //!      |  '-forget    '-find: there is none on the disk, or it is of no use
 //!      '--find: read from the disk--> Ready
 //! ```
@@ -59,6 +60,9 @@ pub(crate) struct About {
     runtime: u32,
     /// Names of the external extensions, and the numbers of their processes.
     extensions: Vec<(String, u32)>,
+    /// What the processes ask for credentials with, where the Runtime API is not in the snapshot.
+    #[serde(default)]
+    token: Option<String>,
 }
 
 impl About {
@@ -70,7 +74,15 @@ impl About {
         extensions: &[(String, ProcessId)],
     ) -> Self {
         let extensions = extensions.iter().map(|(name, id)| (name.clone(), id.0)).collect();
-        Self { runtime_version, root, hooks, runtime: runtime.0, extensions }
+        Self { runtime_version, root, hooks, runtime: runtime.0, extensions, token: None }
+    }
+
+    pub(crate) fn with_token(self, token: Option<String>) -> Self {
+        Self { token, ..self }
+    }
+
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
     }
 
     /// What a process is: an extension by its name, or the runtime; `None` for one that was in none of these.
@@ -133,6 +145,8 @@ enum State {
     Unknown,
     Making,
     Ready(Arc<FunctionSnapshot>),
+    /// It cannot be kept: each environment is initialized.
+    Unkept,
     /// The last attempt to make it again.
     Failed(SnapshotFailure),
     Forgotten,
@@ -226,8 +240,11 @@ async fn make_again(
     slot: &tokio::sync::Mutex<State>,
 ) -> Result<bool, SnapshotFailure> {
     let made = match make(host, spec).await {
-        Ok(Some(made)) => keep(name, &made).await.map(|()| made),
-        Ok(None) => Err(SnapshotFailure::Kept(SnapshotError::Unsupported.to_string())),
+        Ok(Some(made)) => keep(name, &made).await.map(|()| Some(made)),
+        Ok(None) if host.backend.keeps_everything() => {
+            Err(SnapshotFailure::Kept(SnapshotError::Unsupported.to_string()))
+        }
+        Ok(None) => Ok(None),
         Err(failure) => Err(failure),
     };
     let mut state = slot.lock().await;
@@ -237,9 +254,13 @@ async fn make_again(
         return Err(SnapshotFailure::Forgotten);
     }
     match made {
-        Ok(made) => {
+        Ok(Some(made)) => {
             *state = State::Ready(Arc::new(made));
             Ok(true)
+        }
+        Ok(None) => {
+            *state = State::Unkept;
+            Ok(false)
         }
         Err(failure) => {
             *state = State::Failed(failure.clone());
@@ -287,7 +308,7 @@ async fn keep(name: &SnapshotName, made: &FunctionSnapshot) -> Result<(), Snapsh
     made.snapshot.save(name.as_str(), note).await.map_err(|error| SnapshotFailure::Kept(chain(&error)))
 }
 
-/// The snapshot to go on from.
+/// The snapshot to go on from; `None` where the version cannot be kept, or where that is not known.
 ///
 /// # Errors
 /// It is not ready: it is made again meanwhile; or that has failed, and is tried once more.
@@ -295,20 +316,24 @@ pub(crate) async fn find(
     host: &Arc<Inner>,
     spec: &Arc<EnvironmentSpec>,
     name: &SnapshotName,
-) -> Result<Arc<FunctionSnapshot>, StartError> {
+) -> Result<Option<Arc<FunctionSnapshot>>, StartError> {
     let slot = host.snapshots.slot(name);
     let mut state = slot.lock().await;
     let answer = match &*state {
-        State::Ready(ready) => return Ok(Arc::clone(ready)),
+        State::Ready(ready) => return Ok(Some(Arc::clone(ready))),
+        State::Unkept => return Ok(None),
+        // Where versions may have none, nobody has to wait for whether this one has.
+        State::Making if !host.backend.keeps_everything() => return Ok(None),
         State::Making | State::Forgotten => return Err(StartError::SnapshotNotReady),
         State::Unknown => match load(host, spec, name).await {
             Some(loaded) => {
                 *state = State::Ready(Arc::clone(&loaded));
-                return Ok(loaded);
+                return Ok(Some(loaded));
             }
-            None => StartError::SnapshotNotReady,
+            None if !host.backend.keeps_everything() => Ok(None),
+            None => Err(StartError::SnapshotNotReady),
         },
-        State::Failed(failure) => StartError::SnapshotLost(failure.to_string()),
+        State::Failed(failure) => Err(StartError::SnapshotLost(failure.to_string())),
     };
     *state = State::Making;
     drop(state);
@@ -324,7 +349,7 @@ pub(crate) async fn find(
             }
         }
     });
-    Err(answer)
+    answer
 }
 
 /// What is on the disk, if it is of use.

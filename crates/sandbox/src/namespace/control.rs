@@ -78,6 +78,11 @@ impl Control {
         Some((ProcessId(number), exit))
     }
 
+    /// How many processes have been started so far.
+    pub fn processes(&self) -> u32 {
+        self.state().last_process
+    }
+
     /// Resolves when every process has been killed. `None` if the sandbox has ended, and with it all of them.
     pub fn announce_kill(&self) -> Option<oneshot::Receiver<()>> {
         let mut state = self.state();

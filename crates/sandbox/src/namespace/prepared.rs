@@ -76,6 +76,7 @@ impl Kind {
             max_tasks: self.max_tasks,
             listen: self.listen.clone(),
             prestart: None,
+            keep: false,
         }
     }
 }

@@ -1,18 +1,24 @@
 //! A finished sandbox: starting processes in it, stopping it between invocations, measuring it.
 
+use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt;
 
+use super::images::{self, Keeping};
 use super::live::Shell;
 use super::waiting::{PrestartError, Waiting};
 use crate::cgroup::{Entry, Group};
-use crate::{BoxFuture, FreezeError, Process, ProcessId, ProcessSpec, Sandbox, Service, Signal, SpawnError, Usage};
+use crate::create::failed;
+use crate::{
+    BoxFuture, CreateError, FreezeError, Process, ProcessId, ProcessSpec, Sandbox, Service, Signal, Snapshot,
+    SnapshotError, SpawnError, Usage,
+};
 use supervisor::StartFailure;
 use supervisor::wire::{Spawn, ToInit};
 
@@ -28,11 +34,13 @@ pub(super) struct NamespaceSandbox {
     listeners: Option<Vec<TcpListener>>,
     /// The process that was started ahead, until it is wanted.
     waiting: Mutex<Option<Waiting>>,
+    /// Of one that is to be kept.
+    keeping: Mutex<Option<Keeping>>,
 }
 
 impl NamespaceSandbox {
     pub fn new(id: String, shell: Shell, listeners: Vec<TcpListener>) -> Self {
-        NamespaceSandbox { id, shell, listeners: Some(listeners), waiting: Mutex::new(None) }
+        NamespaceSandbox { id, shell, listeners: Some(listeners), waiting: Mutex::new(None), keeping: Mutex::new(None) }
     }
 
     pub fn id(&self) -> &str {
@@ -60,6 +68,32 @@ impl NamespaceSandbox {
         self.shell.is_alive() && self.waiting().as_mut().is_some_and(Waiting::is_there)
     }
 
+    /// Its process, when it starts, is told how to leave an image.
+    pub fn keep_by(self, keeping: Keeping) -> Self {
+        *self.keeping() = Some(keeping);
+        self
+    }
+
+    /// The way to its process, if that has been told; nothing the second time.
+    pub fn take_keeping(&self) -> Option<Keeping> {
+        self.keeping().take()
+    }
+
+    fn keeping(&self) -> MutexGuard<'_, Option<Keeping>> {
+        // Only ever replaced as a whole.
+        self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the process that waits the one of an image.
+    pub async fn become_image(&self, memory: &File, library: Option<BorrowedFd<'_>>) -> Result<Process, CreateError> {
+        let step = |source| failed("have a process go on from its image", source);
+        let waiting = self.waiting().take();
+        let (Some(waiting), Some(library)) = (waiting, library) else {
+            return Err(step(io::Error::new(io::ErrorKind::Unsupported, "no process waits for it")));
+        };
+        waiting.become_image(memory.as_fd(), library).await.map_err(step)
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
         // Only ever replaced as a whole.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
@@ -69,8 +103,15 @@ impl NamespaceSandbox {
         let waiting = self.waiting().take_if(|waiting| waiting.fits(&spec));
         if let Some(waiting) = waiting {
             let id = waiting.id();
-            match waiting.hand_over(&spec).await {
-                Ok(process) => return Ok(process),
+            let host = self.keeping().as_ref().map(|keeping| Arc::clone(&keeping.host));
+            let library = host.as_ref().and_then(|host| host.images.as_ref()).map(|images| images.library.as_fd());
+            match waiting.hand_over(&spec, library).await {
+                Ok((process, socket)) => {
+                    if let Some(keeping) = self.keeping().as_mut() {
+                        keeping.socket = socket;
+                    }
+                    return Ok(process);
+                }
                 Err(error) => {
                     tracing::warn!(sandbox = self.id, %error, "a process that was started ahead is gone: starting another");
                     self.signal(id, Signal::Kill);
@@ -199,6 +240,10 @@ impl Sandbox for NamespaceSandbox {
         if let Some(group) = &*self.shell.group() {
             group.reset_peak();
         }
+    }
+
+    fn snapshot(self: Box<Self>) -> BoxFuture<'static, Result<Arc<dyn Snapshot>, SnapshotError>> {
+        Box::pin(images::take(self))
     }
 
     fn destroy(self: Box<Self>) -> BoxFuture<'static, ()> {

@@ -3,20 +3,28 @@
 //! It is a tenant's process in all that confines it, but has seen nothing of any tenant. Its environment reaches it over a
 //! socket whose other end is here: init has no part in that.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot::error::TryRecvError;
 
+use super::images;
 use super::running::NamespaceSandbox;
 use crate::{Process, ProcessId, ProcessSpec, SpawnError};
 
 /// How long a process may take until it waits.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest word of a process that was to become another one, in bytes.
+const MAX_WORD: u64 = 512;
+/// Most descriptors that go along with an environment.
+const MAX_FDS: usize = 2;
 
 /// Why there is no process that waits.
 #[derive(Debug, thiserror::Error)]
@@ -74,12 +82,56 @@ impl Waiting {
         silent && matches!(self.process.exit.try_recv(), Err(TryRecvError::Empty))
     }
 
-    /// Makes it the process that was wanted. Fails if it is gone.
-    pub async fn hand_over(mut self, wanted: &ProcessSpec) -> io::Result<Process> {
+    /// Makes it the process that was wanted. Fails if it is gone. With a library, what comes back as well is the way to have it write
+    /// itself out later.
+    pub async fn hand_over(
+        mut self,
+        wanted: &ProcessSpec,
+        library: Option<BorrowedFd<'_>>,
+    ) -> io::Result<(Process, Option<UnixStream>)> {
         let cwd = wanted.cwd.to_str().ok_or(io::ErrorKind::InvalidInput)?;
-        let given = serde_json::json!({ "env": wanted.env, "cwd": cwd }).to_string();
-        self.socket.write_all(given.as_bytes()).await?;
-        self.socket.shutdown().await?;
+        let given = serde_json::json!({ "env": wanted.env, "cwd": cwd });
+        let Some(library) = library else {
+            self.give(&given, &[]).await?;
+            return Ok((self.process, None));
+        };
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        self.give(&given, &[theirs.as_fd(), library]).await?;
+        Ok((self.process, Some(UnixStream::from_std(ours)?)))
+    }
+
+    /// Makes it the process of an image.
+    pub async fn become_image(mut self, image: BorrowedFd<'_>, library: BorrowedFd<'_>) -> io::Result<Process> {
+        // A position of its own: others are reading too.
+        let image: File = images::again(image)?;
+        self.give(&serde_json::json!({ "become": true }), &[image.as_fd(), library]).await?;
+        let mut word = Vec::new();
+        match tokio::time::timeout(PATIENCE, (&mut self.socket).take(MAX_WORD).read_to_end(&mut word)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        }
+        images::understand(&word).map_err(io::Error::other)?;
         Ok(self.process)
+    }
+
+    async fn give(&mut self, given: &serde_json::Value, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let given = given.to_string().into_bytes();
+        let mut rest = given.as_slice();
+        if !fds.is_empty() {
+            let sent = self.socket.async_io(Interest::WRITABLE, || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                }
+                let part = [io::IoSlice::new(rest)];
+                Ok(sendmsg(self.socket.as_fd(), &part, &mut control, SendFlags::NOSIGNAL)?)
+            });
+            rest = &rest[sent.await?..];
+        }
+        self.socket.write_all(rest).await?;
+        self.socket.shutdown().await
     }
 }

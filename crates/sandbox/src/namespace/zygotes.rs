@@ -26,7 +26,7 @@ use super::link::Link;
 use crate::{ProcessSpec, RootFs};
 
 /// The code that an interpreter runs to make sandboxes out of itself; empty where this build has none.
-static LIBRARY: &[u8] = include_bytes!(env!("SUPERVISOR_LIBRARY"));
+pub(super) static LIBRARY: &[u8] = include_bytes!(env!("SUPERVISOR_LIBRARY"));
 
 /// How long none is started for a program with which it failed, at first; then twice as long each time.
 const SHORTEST_REST: Duration = Duration::from_secs(30);
@@ -74,7 +74,7 @@ pub(super) struct Zygote {
 pub(super) struct Zygotes {
     helper: Helper,
     /// The library as a file that nobody can change; `None`: there are no zygotes here.
-    library: Option<OwnedFd>,
+    library: Option<Arc<OwnedFd>>,
     turnover: Turnover,
     state: Mutex<State>,
 }
@@ -110,10 +110,9 @@ pub(super) fn is_built() -> bool {
 }
 
 impl Zygotes {
-    /// Starts none yet. `wanted`: whether there are to be any.
-    pub fn new(helper: Helper, wanted: bool, turnover: Turnover) -> io::Result<Zygotes> {
-        let library = (wanted && is_built()).then(sealed_library).transpose()?;
-        Ok(Zygotes { helper, library, turnover, state: Mutex::default() })
+    /// Starts none yet. Without the library there will be none.
+    pub fn new(helper: Helper, library: Option<Arc<OwnedFd>>, turnover: Turnover) -> Zygotes {
+        Zygotes { helper, library, turnover, state: Mutex::default() }
     }
 
     /// The one for a model, started if there is none. `None` if there cannot be one now.
@@ -318,7 +317,8 @@ fn spawn(process: &ProcessSpec) -> Spawn {
     Spawn { process: 0, argv, env, cwd, log_fd_env, waits: true }
 }
 
-fn sealed_library() -> io::Result<OwnedFd> {
+/// The library as a file that nobody can change.
+pub(super) fn sealed_library() -> io::Result<OwnedFd> {
     let mut file = File::from(memfd_create("firelet", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
     file.write_all(LIBRARY)?;
     file.rewind()?;

@@ -108,6 +108,7 @@ impl Rig {
             processors: 1,
             max_tasks: 32,
             listen: Vec::new(),
+            keep: false,
             prestart: None,
         }
     }

@@ -104,6 +104,7 @@ pub fn spec(id: &str) -> SandboxSpec {
         root_image: None,
         mounts: vec![],
         processors: 1,
+        keep: false,
         prestart: None,
         tmp_bytes: 64 << 20,
         memory_bytes: 256 << 20,

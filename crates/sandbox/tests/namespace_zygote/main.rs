@@ -6,6 +6,7 @@
 #[path = "../namespace/ends.rs"]
 mod ends;
 mod forks;
+mod images;
 #[path = "../namespace/isolation.rs"]
 mod isolation;
 #[path = "../namespace/limits.rs"]

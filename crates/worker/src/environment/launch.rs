@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use runtimes::{Language, Resolved, Waits};
-use sandbox::{Bind, CreateError, Prestart, Prestarts, Process, ProcessSpec, Restored, RootFs, Sandbox, SandboxSpec};
+use sandbox::{
+    Bind, CreateError, Prestart, Prestarts, Process, ProcessSpec, Restored, RootFs, Sandbox, SandboxSpec, Service,
+};
 use telemetry::lines::InitType;
 use tokio::sync::mpsc;
 
@@ -54,6 +56,8 @@ pub(super) struct Launched {
     pub(super) revived: Option<Revived>,
     /// Whether it is to be kept in a snapshot, or comes out of one.
     pub(super) uses_endpoint: bool,
+    /// What its processes ask for credentials with, where they have the endpoint from this launch.
+    pub(super) token: Option<String>,
 }
 
 /// What a sandbox brings along out of a snapshot.
@@ -85,22 +89,12 @@ pub(super) async fn launch(
         mounts: mounts(&code),
         tmp_bytes: u64::from(spec.tmp_mb) << 20,
         prestart: prestart(host, &resolved, spec.memory_mb, &spec.environment).filter(|_| !code.libraries),
+        keep: to_be_kept,
         ..common(host, &resolved, spec.memory_mb).await?
     };
     let mut sandbox = host.backend.create(sandbox_spec).await.map_err(not_made)?;
     let token = to_be_kept.then(random_token);
-    let concurrency = host.concurrency(spec);
-    let options = runtime_api::Options {
-        max_concurrency: concurrency as usize,
-        max_connections: runtime_api::Options::default().max_connections + concurrency as usize,
-        snapshot: to_be_kept,
-        credentials_token: token.clone(),
-        function_name: spec.function_name.clone(),
-        function_version: spec.version.clone(),
-        handler: spec.handler.clone(),
-        account_id: spec.account_id.clone(),
-        ..runtime_api::Options::default()
-    };
+    let options = options(host, spec, token.clone());
     let Served { api, events, address } = Api::serve(sandbox.take_service(), options)?;
     let address = address.unwrap_or_else(|| RUNTIME_API.to_string());
     let credentials = (host.credentials)(spec);
@@ -111,6 +105,7 @@ pub(super) async fn launch(
         }
         None => Access::Keys(&credentials),
     };
+    let concurrency = host.concurrency(spec);
     let own = Particulars { runtime_api: &address, log_stream, initialization_type, concurrency, access };
     let env = variables::for_runtime(spec, &resolved, own);
     let extension_env = variables::for_extension(&env);
@@ -136,7 +131,24 @@ pub(super) async fn launch(
         timing,
         revived: None,
         uses_endpoint: to_be_kept,
+        token,
     })
+}
+
+/// What the Runtime API of an environment knows of its function. `token`: of one that is to be kept, or comes out of a snapshot.
+fn options(host: &Inner, spec: &EnvironmentSpec, token: Option<String>) -> runtime_api::Options {
+    let concurrency = host.concurrency(spec);
+    runtime_api::Options {
+        max_concurrency: concurrency as usize,
+        max_connections: runtime_api::Options::default().max_connections + concurrency as usize,
+        snapshot: token.is_some(),
+        credentials_token: token,
+        function_name: spec.function_name.clone(),
+        function_version: spec.version.clone(),
+        handler: spec.handler.clone(),
+        account_id: spec.account_id.clone(),
+        ..runtime_api::Options::default()
+    }
 }
 
 /// Makes a sandbox that goes on from a snapshot of the version.
@@ -155,11 +167,20 @@ pub(super) async fn restore(
         id: sandbox_id,
         mounts: mounts(&code),
         tmp_bytes: u64::from(spec.tmp_mb) << 20,
-        prestart: None,
+        // A machine has all of its processes; elsewhere one that waits goes on from the snapshot, whatever the function's variables.
+        prestart: prestart(host, &resolved, spec.memory_mb, &BTreeMap::new()).filter(|_| !host.backend.takes_images()),
         ..common(host, &resolved, spec.memory_mb).await?
     };
-    let Restored { mut sandbox, processes } = from.snapshot.restore(sandbox_spec).await.map_err(not_made)?;
-    let (api, api_events) = Api::attach(sandbox.take_service())?;
+    let Restored { mut sandbox, mut processes } = from.snapshot.restore(sandbox_spec).await.map_err(not_made)?;
+    let (api, api_events) = match sandbox.take_service() {
+        Some(service @ Service::Host(_)) => {
+            let options = options(host, spec, from.about.token().map(str::to_owned));
+            let Served { api, mut events, .. } = Api::serve(Some(service), options)?;
+            asked_again(host, &mut events, &mut processes).await?;
+            (api, events)
+        }
+        service => Api::attach(service)?,
+    };
     let role = |process: Process| Some((from.about.role(process.id)?.map(str::to_owned), process));
     let processes = processes.into_iter().filter_map(role).collect();
     let timing = ColdStart { code_us: micros(code_done - began), sandbox_us: micros(code_done.elapsed()), init_us: 0 };
@@ -175,7 +196,30 @@ pub(super) async fn restore(
         timing,
         revived: Some(Revived { began, hooks: from.about.hooks, processes }),
         uses_endpoint: true,
+        token: None,
     })
+}
+
+/// Waits until a runtime that goes on from a snapshot has asked `restore/next` once more, of an API that has not heard it the first time.
+async fn asked_again(
+    host: &Inner,
+    events: &mut mpsc::UnboundedReceiver<runtime_api::Event>,
+    processes: &mut [Process],
+) -> Result<(), StartError> {
+    let failed = |how: &str| StartError::Sandbox(format!("the runtime does not go on from its snapshot: {how}"));
+    let runtime = processes.first_mut().ok_or_else(|| failed("it is not there"))?;
+    let asked = async {
+        tokio::select! {
+            biased;
+            event = events.recv() => match event {
+                Some(runtime_api::Event::RestoreReady) => Ok(()),
+                _ => Err(failed("it has something else in mind")),
+            },
+            _ = &mut runtime.exit => Err(failed("it has ended")),
+        }
+    };
+    let late = |_| failed("it takes too long");
+    tokio::time::timeout(host.options.restore_timeout, asked).await.map_err(late)?
 }
 
 /// See [`super::root_name`].
@@ -211,6 +255,7 @@ pub(super) async fn common(host: &Arc<Inner>, resolved: &Resolved, memory_mb: u3
         max_tasks: host.options.max_tasks,
         listen: vec![RUNTIME_API],
         prestart: prestart(host, resolved, memory_mb, &BTreeMap::new()),
+        keep: false,
     })
 }
 

@@ -48,13 +48,11 @@ pub(super) async fn run(
         spec.snap_start.as_ref().filter(|_| initialization_type == InitType::OnDemand && host.backend.snapshots());
     let (launched, initialization_type) = match kept {
         None => (launch(&host, &spec, sandbox_id, &log_stream, initialization_type).await, initialization_type),
-        Some(name) => {
-            let restored = match snapshots::find(&host, &spec, name).await {
-                Ok(snapshot) => restore(&host, &spec, sandbox_id, &snapshot).await,
-                Err(error) => Err(error),
-            };
-            (restored, InitType::SnapStart)
-        }
+        Some(name) => match snapshots::find(&host, &spec, name).await {
+            Ok(Some(snapshot)) => (restore(&host, &spec, sandbox_id, &snapshot).await, InitType::SnapStart),
+            Ok(None) => (launch(&host, &spec, sandbox_id, &log_stream, initialization_type).await, initialization_type),
+            Err(error) => (Err(error), InitType::SnapStart),
+        },
     };
     match launched {
         Err(error) => presence.gone(Some(error)),

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use sandbox::SnapshotError;
 use telemetry::lines::InitType;
 use tokio::sync::oneshot;
 
@@ -119,9 +120,19 @@ impl Owner {
         // After that: to close the runtime api would be heard inside before.
         self.launched.api.close();
         self.capture.detach_all();
-        let snapshot = taken.map_err(|error| SnapshotFailure::Kept(chain(&error)))?;
+        let snapshot = match taken {
+            Ok(snapshot) => snapshot,
+            Err(SnapshotError::Unfit(reason)) => {
+                let (function, version) = (&self.spec.function_name, &self.spec.version);
+                tracing::warn!(function, version, reason, "SnapStart: this version cannot be kept in a snapshot");
+                return Ok(None);
+            }
+            Err(error) => return Err(SnapshotFailure::Kept(chain(&error))),
+        };
         let hooks = self.keeping.hooks;
-        let about = About::new(resolved.runtime_version.clone(), root, hooks, runtime, &extensions);
+        // A machine keeps it together with the API that is asked with it.
+        let token = self.launched.token.take().filter(|_| !host.backend.takes_images());
+        let about = About::new(resolved.runtime_version.clone(), root, hooks, runtime, &extensions).with_token(token);
         Ok(Some(FunctionSnapshot { snapshot, about }))
     }
 
