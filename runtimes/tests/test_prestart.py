@@ -92,6 +92,28 @@ class TestNode:
         for of_one_kind in zip(*drawn):
             assert len(set(of_one_kind)) == 3
 
+    def test_what_the_interpreter_carries_compiled_is_used_and_its_flags_hold(self, tmp_path, binary):
+        looking = write(tmp_path, {"bin/node": '#!/bin/sh\nexec "%s" --expose-internals --no-warnings "$@"\n' % binary}) / "bin/node"
+        looking.chmod(0o755)
+        task = write(tmp_path / "task", {"app.js": r"""
+const { internalBinding } = require('internal/test/binding');
+const { compiledWithCache, compiledWithoutCache } = internalBinding('builtins').getCacheUsage();
+const builtins = { cached: [...compiledWithCache], anew: [...compiledWithoutCache] };
+const { Worker } = require('worker_threads');
+const limit = "require('v8').getHeapStatistics().heap_size_limit";
+exports.look = async () => {
+  const thread = new Worker(`require('worker_threads').parentPort.postMessage(${limit})`, { eval: true });
+  const ofThread = await new Promise((resolve, reject) => thread.once('message', resolve).once('error', reject));
+  return { ...builtins, limits: [eval(limit), ofThread], gc: require('vm').runInNewContext('typeof gc') };
+};
+"""})
+        for seen in (answer[0] for answer in both(node(looking), task, "app.look", {})):
+            assert "net" in seen["cached"] and "net" not in seen["anew"], seen
+            assert len(seen["anew"]) < 8, seen["anew"]
+            assert seen["gc"] == "function"
+            # As many as the flags say, and not as many as the machine would allow for.
+            assert seen["limits"][0] == seen["limits"][1] < 300 << 20
+
     def test_one_that_nobody_wanted_ends(self, binary):
         assert unwanted(node(binary)) == 0
 
