@@ -434,15 +434,20 @@ async fn an_invocation_survives_the_connection_that_waited_for_it() {
     assert!(matches!(outcome(receiver).await, Outcome::Response { .. }));
 }
 
-#[tokio::test]
-async fn a_connection_that_ends_while_it_waits_gives_up_its_place() {
+/// Connections that wait for invocations, the first one first.
+async fn two_that_wait() -> (Host, [Client; 2]) {
     let mut host = Host::start(Options::default()).await;
     let mut clients = [host.client().await, host.client().await];
     clients[0].ask(NEXT).await;
     assert_eq!(host.event().await, Event::InitDone);
     clients[1].ask(NEXT).await;
     host.until("waiting: [CallId(0), CallId(1)]").await;
-    let [first, mut second] = clients;
+    (host, clients)
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_while_it_waits_gives_up_its_place() {
+    let (host, [first, mut second]) = two_that_wait().await;
     drop(first);
     host.until("waiting: [CallId(1)]").await;
     let receiver = host.api.invoke(invocation("a")).unwrap();
@@ -452,12 +457,7 @@ async fn a_connection_that_ends_while_it_waits_gives_up_its_place() {
 
 #[tokio::test]
 async fn parallel_next_calls_wait_for_one_invocation_each() {
-    let mut host = Host::start(Options::default()).await;
-    let mut clients = [host.client().await, host.client().await];
-    clients[0].ask(NEXT).await;
-    assert_eq!(host.event().await, Event::InitDone);
-    clients[1].ask(NEXT).await;
-    host.until("waiting: [CallId(0), CallId(1)]").await;
+    let (host, mut clients) = two_that_wait().await;
     let receiver = host.api.invoke(invocation("a")).unwrap();
     assert_eq!(clients[0].read().await.header("Lambda-Runtime-Aws-Request-Id"), Some("a"));
     assert_eq!(clients[0].post(&response("a"), "", "1").await.status, 202);

@@ -16,7 +16,7 @@ use sandbox::{
 use tokio::net::unix::pipe::Sender;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::process::{Process, Script};
+use super::process::{Place, Process, Script};
 use super::snapshot::{Guest, Saved};
 
 /// Memory that each process uses, in bytes.
@@ -295,6 +295,7 @@ impl Inner {
             env.retain(|(name, _)| name != "AWS_LAMBDA_RUNTIME_API");
             env.push(("AWS_LAMBDA_RUNTIME_API".to_owned(), api.clone()));
         }
+        let host = env.iter().find(|(name, _)| name == "AWS_LAMBDA_RUNTIME_API").map(|(_, host)| host.clone());
         let process = Process {
             name,
             start,
@@ -302,9 +303,8 @@ impl Inner {
             env,
             stdout: stdout_in,
             stderr: stderr_in,
-            frozen: self.frozen.subscribe(),
             ignores_terminate: Arc::clone(&ignores_terminate),
-            client: None,
+            own: Place::new(host.unwrap_or_default(), self.frozen.subscribe()),
         };
         let (signals, mut incoming) = mpsc::unbounded_channel();
         self.processes().insert(id, Running { spec, signals, ignores_terminate });

@@ -36,9 +36,9 @@ pub struct Process {
     pub(super) env: Vec<(String, String)>,
     pub(super) stdout: Sender,
     pub(super) stderr: Sender,
-    pub(super) frozen: watch::Receiver<bool>,
     pub(super) ignores_terminate: Arc<AtomicBool>,
-    pub(super) client: Option<Client>,
+    /// Where it asks for everything itself.
+    pub(super) own: Place,
 }
 
 impl Process {
@@ -69,57 +69,54 @@ impl Process {
 
     /// Writes to standard output, waiting where the pipe is full.
     pub async fn print(&mut self, text: &str) -> std::io::Result<()> {
-        self.thawed().await;
+        self.own.thawed().await;
         self.stdout.write_all(text.as_bytes()).await
     }
 
     /// Writes to standard error.
     pub async fn print_error(&mut self, text: &str) -> std::io::Result<()> {
-        self.thawed().await;
+        self.own.thawed().await;
         self.stderr.write_all(text.as_bytes()).await
     }
 
     /// `GET /runtime/invocation/next`.
     pub async fn next(&mut self) -> std::io::Result<Given> {
-        let answer = self.call("GET", "/2018-06-01/runtime/invocation/next", &[], "").await?;
-        let request_id = answer.header("lambda-runtime-aws-request-id").unwrap_or_default().to_owned();
-        Ok(Given { request_id, payload: answer.body })
+        self.own.next().await
     }
 
     /// `POST /runtime/invocation/{id}/response`; returns the status.
     pub async fn respond(&mut self, request_id: &str, body: &str) -> std::io::Result<u16> {
-        let path = format!("/2018-06-01/runtime/invocation/{request_id}/response");
-        Ok(self.call("POST", &path, &[], body).await?.status)
+        self.own.respond(request_id, body).await
     }
 
     /// `POST /runtime/invocation/{id}/error`.
     pub async fn fail(&mut self, request_id: &str, error_type: &str, body: &str) -> std::io::Result<u16> {
         let path = format!("/2018-06-01/runtime/invocation/{request_id}/error");
-        Ok(self.call("POST", &path, &[("Lambda-Runtime-Function-Error-Type", error_type)], body).await?.status)
+        Ok(self.own.call("POST", &path, &[("Lambda-Runtime-Function-Error-Type", error_type)], body).await?.status)
     }
 
     /// `POST /runtime/init/error`.
     pub async fn init_error(&mut self, error_type: &str, body: &str) -> std::io::Result<u16> {
         let headers = [("Lambda-Runtime-Function-Error-Type", error_type)];
-        Ok(self.call("POST", "/2018-06-01/runtime/init/error", &headers, body).await?.status)
+        Ok(self.own.call("POST", "/2018-06-01/runtime/init/error", &headers, body).await?.status)
     }
 
     /// `GET /runtime/restore/next`; returns the status.
     pub async fn restore_next(&mut self) -> std::io::Result<u16> {
-        Ok(self.call("GET", "/2018-06-01/runtime/restore/next", &[], "").await?.status)
+        Ok(self.own.call("GET", "/2018-06-01/runtime/restore/next", &[], "").await?.status)
     }
 
     /// `POST /runtime/restore/error`.
     pub async fn restore_error(&mut self, error_type: &str, body: &str) -> std::io::Result<u16> {
         let headers = [("Lambda-Runtime-Function-Error-Type", error_type)];
-        Ok(self.call("POST", "/2018-06-01/runtime/restore/error", &headers, body).await?.status)
+        Ok(self.own.call("POST", "/2018-06-01/runtime/restore/error", &headers, body).await?.status)
     }
 
     /// What the endpoint of credentials answers to the token that is among the variables.
     pub async fn credentials(&mut self) -> std::io::Result<String> {
         let token = self.env("AWS_CONTAINER_AUTHORIZATION_TOKEN").unwrap_or_default().to_owned();
         let headers = [("Authorization", token.as_str())];
-        Ok(self.call("GET", "/2021-04-23/credentials", &headers, "").await?.body)
+        Ok(self.own.call("GET", "/2021-04-23/credentials", &headers, "").await?.body)
     }
 
     /// `POST /extension/register` for events such as `"INVOKE","SHUTDOWN"`; returns the identifier.
@@ -127,20 +124,20 @@ impl Process {
         let name = self.name.clone();
         let body = format!(r#"{{"events":[{events}]}}"#);
         let headers = [("Lambda-Extension-Name", name.as_str())];
-        let answer = self.call("POST", "/2020-01-01/extension/register", &headers, &body).await?;
+        let answer = self.own.call("POST", "/2020-01-01/extension/register", &headers, &body).await?;
         answer.header("lambda-extension-identifier").map(str::to_owned).ok_or(ErrorKind::PermissionDenied.into())
     }
 
     /// `GET /extension/event/next`; returns the event's JSON.
     pub async fn event(&mut self, id: &str) -> std::io::Result<String> {
         let headers = [("Lambda-Extension-Identifier", id)];
-        Ok(self.call("GET", "/2020-01-01/extension/event/next", &headers, "").await?.body)
+        Ok(self.own.call("GET", "/2020-01-01/extension/event/next", &headers, "").await?.body)
     }
 
     /// `POST /extension/init/error`.
     pub async fn extension_init_error(&mut self, id: &str, error_type: &str) -> std::io::Result<u16> {
         let headers = [("Lambda-Extension-Identifier", id), ("Lambda-Extension-Function-Error-Type", error_type)];
-        Ok(self.call("POST", "/2020-01-01/extension/init/error", &headers, "").await?.status)
+        Ok(self.own.call("POST", "/2020-01-01/extension/init/error", &headers, "").await?.status)
     }
 
     /// Answers every invocation with its own payload, for ever.
@@ -160,26 +157,7 @@ impl Process {
 
     /// Another place at which this process asks for invocations.
     pub fn place(&self) -> Place {
-        let host = self.env("AWS_LAMBDA_RUNTIME_API").unwrap_or_default().to_owned();
-        Place { host, frozen: self.frozen.clone(), client: None }
-    }
-
-    async fn call(
-        &mut self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &str,
-    ) -> std::io::Result<Answer> {
-        let mut place = Place { client: self.client.take(), ..self.place() };
-        let answer = place.call(method, path, headers, body).await;
-        self.client = place.client;
-        answer
-    }
-
-    async fn thawed(&mut self) {
-        // An error means that the sandbox is gone, and with it this process.
-        let _ = self.frozen.wait_for(|frozen| !frozen).await;
+        Place::new(self.own.host.clone(), self.own.frozen.clone())
     }
 }
 
@@ -191,6 +169,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// At the Runtime API of that host and port.
+    pub(super) fn new(host: String, frozen: watch::Receiver<bool>) -> Self {
+        Self { host, frozen, client: None }
+    }
+
     /// `GET /runtime/invocation/next`.
     pub async fn next(&mut self) -> std::io::Result<Given> {
         let answer = self.call("GET", "/2018-06-01/runtime/invocation/next", &[], "").await?;

@@ -9,20 +9,9 @@ use uuid::Uuid;
 
 use super::super::Machine;
 use super::super::step::Input;
+use super::super::tests::{call, invocation, next};
 use super::*;
 use crate::{Event, ShutdownReason};
-
-fn call(number: u64) -> CallId {
-    CallId(number)
-}
-
-fn invocation(id: &str) -> Arc<Invocation> {
-    Arc::new(Invocation { request_id: id.to_owned(), ..Invocation::default() })
-}
-
-fn next(number: u64) -> Input {
-    Input::Next { call: call(number) }
-}
 
 fn invoke(id: &str) -> Input {
     Input::Invoke(invocation(id))
