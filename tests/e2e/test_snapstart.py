@@ -48,10 +48,11 @@ def handler(event, context):
 
 # Takes two seconds to initialize, and counts what becomes of it.
 KEPT = """
-import os, random, socket, time, uuid
+import os, random, socket, ssl, time, uuid
 from snapshot_restore_py import register_after_restore, register_before_snapshot
 time.sleep(2)
 MARK = str(uuid.uuid4())
+ssl.RAND_bytes(8)
 DONE = []
 open("/tmp/kept", "w").write("kept")
 print("initialized as", os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"])
@@ -75,7 +76,7 @@ def handler(event, context):
         os._exit(3)
     time.sleep(1)
     return {
-        "mark": MARK, "done": DONE, "random": random.random(), "urandom": os.urandom(8).hex(), "host": socket.gethostname(),
+        "mark": MARK, "done": DONE, "random": random.random(), "ssl": ssl.RAND_bytes(8).hex(), "urandom": os.urandom(8).hex(), "host": socket.gethostname(),
         "kind": os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"], "keys": "AWS_ACCESS_KEY_ID" in os.environ,
         "tmp": open("/tmp/kept").read(), "uid": os.getuid(), "version": context.function_version,
     }
@@ -157,7 +158,7 @@ def test_cold_starts_go_on_from_the_initialized_process(firelet):
         assert (answer["kind"], answer["keys"], answer["tmp"]) == ("snap-start", False, "kept")
     hosts = {answer["host"] for answer in answers}
     assert len(hosts) == 8
-    for own in ("random", "urandom"):
+    for own in ("random", "ssl", "urandom"):
         assert len({answer[own] for answer in answers}) == len(answers), own
     assert len({answer["uid"] for answer in answers}) == len(hosts)
     function.wait_for_log(r"^RESTORE_START Runtime Version: ")

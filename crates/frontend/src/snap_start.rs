@@ -49,6 +49,13 @@ impl App {
         Ok(kept)
     }
 
+    async fn can_be_kept(&self, version: &FunctionVersion) -> bool {
+        match self.specs.draft(version) {
+            Ok(spec) => self.workers.worker().can_be_kept(&spec).await,
+            Err(_) => false,
+        }
+    }
+
     /// Forgets the snapshot of a version that is no more.
     pub(crate) fn forget_snapshot(self: &Arc<Self>, version: &FunctionVersion) {
         if let Some(name) = snapshot_name(version) {
@@ -70,7 +77,7 @@ impl App {
         for (name, version) in active {
             let optimized = if kept.contains(&name) {
                 true
-            } else if self.workers.worker().has_snapshots() {
+            } else if self.can_be_kept(&version).await {
                 tokio::select! {
                     taken = self.take_snapshot(&version) => taken.unwrap_or_else(|failure| {
                         tracing::warn!(function = version.qualified_arn(), %failure, "its snapshot could not be made again");

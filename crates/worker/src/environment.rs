@@ -89,6 +89,11 @@ pub(crate) fn start(
     Environment { commands }
 }
 
+/// Whether an environment of a version might be kept in a snapshot, on a backend that has some. Cheap, and only true says little.
+pub(crate) async fn can_be_kept(host: &Arc<Inner>, spec: &EnvironmentSpec) -> bool {
+    launch::can_be_kept(host, spec).await
+}
+
 /// Names the root of a runtime's sandboxes by its content, for a backend that takes images.
 pub(crate) async fn root_name(host: &Arc<Inner>, resolved: &runtimes::Resolved) -> Result<Option<String>, StartError> {
     launch::root_name(host, resolved).await

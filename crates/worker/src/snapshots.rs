@@ -169,6 +169,11 @@ impl Worker {
         self.inner.backend.snapshots()
     }
 
+    /// Whether those of a version might: where not, there is nothing to try.
+    pub async fn can_be_kept(&self, spec: &EnvironmentSpec) -> bool {
+        self.has_snapshots() && environment::can_be_kept(&self.inner, spec).await
+    }
+
     /// Initializes an environment of a version with SnapStart, which may take minutes, and keeps it for all others to go on
     /// from. Where the backend has no snapshots it only finds out whether the version can be initialized. Answers whether
     /// there is a snapshot.
@@ -329,6 +334,10 @@ pub(crate) async fn find(
             Some(loaded) => {
                 *state = State::Ready(Arc::clone(&loaded));
                 return Ok(Some(loaded));
+            }
+            None if !environment::can_be_kept(host, spec).await => {
+                *state = State::Unkept;
+                return Ok(None);
             }
             None if !host.backend.keeps_everything() => Ok(None),
             None => Err(StartError::SnapshotNotReady),

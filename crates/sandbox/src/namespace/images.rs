@@ -58,16 +58,16 @@ impl Images {
 #[derive(Debug)]
 pub(super) struct Keeping {
     pub host: Arc<Host>,
-    /// Most that its image may have, in bytes.
-    most: u64,
+    /// What sandboxes that go on from its image are made of.
+    spec: SandboxSpec,
     /// To the process, once it has been given its environment.
     pub socket: Option<UnixStream>,
 }
 
 impl Keeping {
     pub fn new(host: &Arc<Host>, spec: &SandboxSpec) -> Keeping {
-        let most = spec.memory_bytes.saturating_add(spec.tmp_bytes).saturating_add(BESIDE);
-        Keeping { host: Arc::clone(host), most, socket: None }
+        let spec = SandboxSpec { id: "proof".to_owned(), keep: false, ..spec.clone() };
+        Keeping { host: Arc::clone(host), spec, socket: None }
     }
 }
 
@@ -109,21 +109,31 @@ fn step(step: &'static str) -> impl FnOnce(io::Error) -> SnapshotError {
     move |source| SnapshotError::Step { step, source }
 }
 
-/// Has the runtime of a sandbox write itself out, and ends the sandbox.
+/// Has the runtime of a sandbox write itself out, and ends the sandbox. An image counts when one process could go on from it: what a kernel
+/// or a function makes impossible is found out here, and not by whoever calls the function.
 pub(super) async fn take(sandbox: Box<NamespaceSandbox>) -> Result<Arc<dyn Snapshot>, SnapshotError> {
-    let taken = match timeout(PATIENCE, leave(&sandbox)).await {
+    let keeping = sandbox.take_keeping();
+    let spec = keeping.as_ref().map(|keeping| keeping.spec.clone());
+    let taken = match timeout(PATIENCE, leave(&sandbox, keeping)).await {
         Ok(taken) => taken,
         Err(_) => Err(step("have its runtime write itself out")(io::ErrorKind::TimedOut.into())),
     };
     sandbox.destroy().await;
     let image = taken?;
+    if let Some(spec) = spec {
+        let Restored { sandbox, .. } = image.restore(spec).await.map_err(|error| {
+            let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            SnapshotError::Unfit(format!("no process could go on from its image: {cause}"))
+        })?;
+        sandbox.destroy().await;
+    }
     tracing::debug!(bytes = image.bytes, "image of a process taken");
     Ok(Arc::new(image))
 }
 
-async fn leave(sandbox: &NamespaceSandbox) -> Result<Image, SnapshotError> {
+async fn leave(sandbox: &NamespaceSandbox, keeping: Option<Keeping>) -> Result<Image, SnapshotError> {
     let unfit = |reason: &str| SnapshotError::Unfit(reason.to_owned());
-    let Some(Keeping { host, most, socket: Some(mut socket) }) = sandbox.take_keeping() else {
+    let Some(Keeping { host, spec, socket: Some(mut socket) }) = keeping else {
         return Err(unfit(
             "only a Python runtime can be, and only where no variable, wrapper or library of the function has a part in its start",
         ));
@@ -133,6 +143,7 @@ async fn leave(sandbox: &NamespaceSandbox) -> Result<Image, SnapshotError> {
     }
     sandbox.thaw().map_err(|error| SnapshotError::Step { step: "thaw it", source: io::Error::other(error) })?;
     socket.write_all(b"k").await.map_err(step("ask its runtime for its image"))?;
+    let most = spec.memory_bytes.saturating_add(spec.tmp_bytes).saturating_add(BESIDE);
     let memory = File::from(vmm::snapshot::memory(0, false).map_err(step("make a memory file"))?);
     let mut bytes = 0;
     let mut block = vec![0; BLOCK];

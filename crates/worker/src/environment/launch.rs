@@ -222,6 +222,16 @@ async fn asked_again(
     tokio::time::timeout(host.options.restore_timeout, asked).await.map_err(late)?
 }
 
+/// See [`super::can_be_kept`].
+pub(super) async fn can_be_kept(host: &Arc<Inner>, spec: &EnvironmentSpec) -> bool {
+    if host.backend.keeps_everything() {
+        return true;
+    }
+    let resolved = host.resolve(&spec.runtime).await;
+    let prestart = resolved.ok().and_then(|resolved| prestart(host, &resolved, spec.memory_mb, &spec.environment));
+    prestart.is_some_and(|prestart| prestart.clonable)
+}
+
 /// See [`super::root_name`].
 pub(super) async fn root_name(host: &Arc<Inner>, resolved: &Resolved) -> Result<Option<String>, StartError> {
     let image = host.root_image(&root(resolved)).await?;

@@ -196,6 +196,10 @@ impl Backend for Memory {
         self.saved.is_some()
     }
 
+    fn keeps_everything(&self) -> bool {
+        !self.saved.as_ref().is_some_and(Saved::refuses)
+    }
+
     fn load_snapshot<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Kept>, KeepError>> {
         Box::pin(std::future::ready(self.saved().load(name)))
     }

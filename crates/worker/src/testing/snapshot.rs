@@ -65,6 +65,7 @@ type All = BTreeMap<String, (Model, Vec<u8>)>;
 pub struct Saved {
     all: Arc<Mutex<All>>,
     damaged: Arc<AtomicBool>,
+    refused: Arc<AtomicBool>,
 }
 
 impl Saved {
@@ -80,6 +81,15 @@ impl Saved {
     /// What is saved now cannot be read any more.
     pub fn damage(&self) {
         self.damaged.store(true, Ordering::SeqCst);
+    }
+
+    /// From the beginning, what runs in sandboxes cannot be kept.
+    pub fn refuse(&self) {
+        self.refused.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn refuses(&self) -> bool {
+        self.refused.load(Ordering::SeqCst)
     }
 
     /// What is saved now is of another interpreter.
@@ -123,6 +133,9 @@ pub(super) async fn take(mut sandbox: Box<InMemory>) -> Result<Arc<dyn Snapshot>
     let guest = sandbox.guest.take();
     let common = sandbox.common().clone();
     sandbox::Sandbox::destroy(sandbox).await;
+    if common.saved.as_ref().is_some_and(Saved::refuses) {
+        return Err(SnapshotError::Unfit("the test says so".to_owned()));
+    }
     match guest {
         Some(_) => Ok(Arc::new(Model { common, processes })),
         None => Err(SnapshotError::Unsupported),

@@ -362,3 +362,33 @@ async fn without_snapshots_a_version_is_tried_and_then_initialized_each_time() {
     let failure = published(&broken, &versioned(&broken, "f")).await.unwrap_err();
     assert!(failure.to_string().contains("exit status 4"), "{failure}");
 }
+
+#[tokio::test]
+async fn a_version_that_cannot_be_kept_is_initialized_at_each_start() {
+    let initialized = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&initialized);
+    let host = Host::with_snapshots(patient(), move |mut process: Process| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if process.env("AWS_LAMBDA_INITIALIZATION_TYPE") == Some("snap-start") {
+                process.restore_next().await?;
+            }
+            let given = process.next().await?;
+            let keys = process.env("AWS_ACCESS_KEY_ID").is_some();
+            process.respond(&given.request_id, &keys.to_string()).await?;
+            process.hang().await
+        }
+    });
+    host.backend.saved().refuse();
+    let spec = versioned(&host, "f");
+    // Before it was tried, as after a restart, nobody waits either.
+    let mut early = Observed::ready(&host, spec.clone()).await;
+    assert_eq!(text(&early.ask(request("r-0", "0")).await.unwrap()), "true");
+    drop(early);
+    assert_eq!(published(&host, &spec).await, Ok(false));
+    let mut observed = Observed::ready(&host, spec.clone()).await;
+    assert_eq!(text(&observed.ask(request("r-1", "1")).await.unwrap()), "true");
+    drop(observed);
+    nothing_left(&host).await;
+    assert_eq!((initialized.load(Ordering::SeqCst), host.backend.saved().names().len()), (3, 0));
+}
