@@ -32,11 +32,16 @@
 //! runtime leaves behind is killed before anything else runs (`Clearing`); the sandbox and its `/tmp` stay, as on
 //! Lambda. A sandbox that misbehaves is never reused: the owner ends the environment.
 
+mod clear;
+mod init;
+mod invocation;
+mod many;
 mod restore;
 mod step;
 
 use std::time::{Duration, Instant};
 
+use self::invocation::Invocation;
 pub use self::step::{Action, Answer, Before, Event, Failure, Phase, RestoreFailure, Status};
 
 /// How long the first initialization may take before it is abandoned and done again inside the first invocation.
@@ -44,58 +49,6 @@ pub const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the runtime may take from its release out of a snapshot until it asks for an invocation, hooks included.
 pub const RESTORE_TIMEOUT: Duration = Duration::from_secs(10);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Invocation {
-    started: Instant,
-    timeout: Duration,
-    tail: bool,
-    answer: Option<Answer>,
-}
-
-impl Invocation {
-    fn new(started: Instant, timeout: Duration, tail: bool) -> Self {
-        Self { started, timeout, tail, answer: None }
-    }
-
-    fn deadline(&self) -> Instant {
-        self.started + self.timeout
-    }
-
-    /// The reply that became due when the runtime answered, but for a caller who waits for the log.
-    fn reply_at_answer(&self) -> Option<Action> {
-        if self.tail { None } else { self.answer.as_ref().map(Self::reply) }
-    }
-
-    /// The reply that an answer kept for the log's sake is due at the end.
-    fn reply_kept(&self) -> Option<Action> {
-        self.answer.as_ref().filter(|_| self.tail).map(Self::reply)
-    }
-
-    /// What the caller still gets when the invocation is cut short: the answer kept for the log's sake, or `unanswered`
-    /// where none came.
-    fn reply_at_end(&self, unanswered: Action) -> Vec<Action> {
-        match &self.answer {
-            None => vec![Action::NotifySettling, unanswered],
-            Some(_) => self.reply_kept().into_iter().collect(),
-        }
-    }
-
-    fn reply(answer: &Answer) -> Action {
-        match answer {
-            Answer::Delivered => Action::ReplyAnswer,
-            Answer::Refused(failure) => Action::ReplyFailure(failure.clone()),
-        }
-    }
-
-    /// How an invocation that the runtime finished by itself is reported.
-    fn status(&self) -> Status {
-        match &self.answer {
-            Some(Answer::Refused(failure)) => Status::Error(failure.error_type.clone()),
-            Some(Answer::Delivered) | None => Status::Success,
-        }
-    }
-}
 
 /// Whom to tell once the sandbox has been cleared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,115 +149,6 @@ impl Machine {
         }
     }
 
-    fn created(&mut self, event: Event, now: Instant) -> Result<Vec<Action>, IllegalEvent> {
-        match event {
-            Event::Begin => Ok(self.initialize(None, now)),
-            Event::Restore { began } => {
-                self.state = State::Restoring { began, released: now };
-                self.restored = true;
-                Ok(vec![Action::SetDeadline(now + self.restore_timeout), Action::StartRestore])
-            }
-            other => self.refuse(State::Created, other),
-        }
-    }
-
-    fn initialize(&mut self, invocation: Option<Invocation>, now: Instant) -> Vec<Action> {
-        let deadline = invocation.as_ref().map_or(now + self.init_timeout, Invocation::deadline);
-        self.state = State::Initializing { started: now, invocation };
-        let announce = !std::mem::replace(&mut self.announced, true);
-        vec![Action::SetDeadline(deadline), Action::StartProcesses { announce }]
-    }
-
-    fn initializing(
-        &mut self,
-        started: Instant,
-        invocation: Option<Invocation>,
-        event: Event,
-        now: Instant,
-    ) -> Result<Vec<Action>, IllegalEvent> {
-        let duration = now - started;
-        match event {
-            Event::ExtensionsRegistered => {
-                self.state = State::Initializing { started, invocation };
-                Ok(vec![Action::StartRuntime])
-            }
-            Event::InitDone => Ok(self.initialized(duration, invocation)),
-            Event::SpawnFailed(failure) | Event::InitError(failure) | Event::Exited(failure) => {
-                Ok(self.init_failed(duration, invocation, failure, now))
-            }
-            Event::DeadlinePassed => Ok(self.init_timed_out(duration, invocation, now)),
-            // A runtime that was frozen or killed earlier may still be heard of.
-            Event::FreezeDue | Event::Idle => {
-                self.state = State::Initializing { started, invocation };
-                Ok(vec![])
-            }
-            other => self.refuse(State::Initializing { started, invocation }, other),
-        }
-    }
-
-    fn initialized(&mut self, duration: Duration, invocation: Option<Invocation>) -> Vec<Action> {
-        match invocation {
-            None => {
-                self.unreported = Some(Before::Init(duration));
-                self.state = State::Ready { frozen: false };
-                vec![
-                    Action::ClearDeadline,
-                    Action::ReportInit { phase: Phase::Init, duration, status: Status::Success },
-                    Action::NotifyReady { initialized: true },
-                    Action::FreezeSoon,
-                ]
-            }
-            Some(invocation) => {
-                self.state = State::Invoking(invocation);
-                vec![Action::ReportInit { phase: Phase::Invoke, duration, status: Status::Success }, Action::Deliver]
-            }
-        }
-    }
-
-    fn init_failed(
-        &mut self,
-        duration: Duration,
-        invocation: Option<Invocation>,
-        failure: Failure,
-        now: Instant,
-    ) -> Vec<Action> {
-        let status = Status::Error(failure.error_type.clone());
-        let report = |phase| Action::ReportInit { phase, duration, status: status.clone() };
-        match invocation {
-            None => {
-                self.state = State::Clearing(AfterClear::FirstInitFailed);
-                vec![Action::ClearDeadline, report(Phase::Init), Action::Clear { timed_out: false }]
-            }
-            Some(invocation) => {
-                self.state = State::Clearing(AfterClear::Idle);
-                vec![
-                    Action::ClearDeadline,
-                    report(Phase::Invoke),
-                    Action::LogEnd { duration: now - invocation.started, before: None, status: status.clone() },
-                    Action::NotifySettling,
-                    Action::ReplyFailure(failure),
-                    Action::Clear { timed_out: false },
-                ]
-            }
-        }
-    }
-
-    fn init_timed_out(&mut self, duration: Duration, invocation: Option<Invocation>, now: Instant) -> Vec<Action> {
-        let report = |phase| Action::ReportInit { phase, duration, status: Status::Timeout };
-        match invocation {
-            None => {
-                self.state = State::Clearing(AfterClear::FirstInitFailed);
-                vec![report(Phase::Init), Action::Clear { timed_out: true }]
-            }
-            Some(invocation) => {
-                self.state = State::Clearing(AfterClear::Idle);
-                let mut actions = vec![report(Phase::Invoke)];
-                actions.extend(Self::time_out(&invocation, None, now));
-                actions
-            }
-        }
-    }
-
     fn time_out(invocation: &Invocation, before: Option<Before>, now: Instant) -> Vec<Action> {
         // However late the clock was looked at, nobody is billed for more than the timeout.
         let duration = (now - invocation.started).min(invocation.timeout);
@@ -394,125 +238,6 @@ impl Machine {
                 Ok(vec![])
             }
             other => self.refuse(State::Invoking(invocation), other),
-        }
-    }
-
-    fn serving(&mut self, event: Event) -> Result<Vec<Action>, IllegalEvent> {
-        match event {
-            Event::Serve => {
-                self.state = State::Serving;
-                Ok(vec![Action::Admit])
-            }
-            Event::Free => {
-                self.state = State::Ready { frozen: false };
-                Ok(vec![Action::FreezeSoon])
-            }
-            Event::Exited(failure) => Ok(self.fail_all(failure)),
-            Event::FreezeDue | Event::Idle | Event::DeadlinePassed => {
-                self.state = State::Serving;
-                Ok(vec![])
-            }
-            other => self.refuse(State::Serving, other),
-        }
-    }
-
-    fn fail_all(&mut self, failure: Failure) -> Vec<Action> {
-        self.state = State::Clearing(AfterClear::NobodyWaits);
-        vec![Action::FailAll(failure), Action::Clear { timed_out: false }]
-    }
-
-    fn reviving(&mut self, started: Instant, event: Event, now: Instant) -> Result<Vec<Action>, IllegalEvent> {
-        let duration = now - started;
-        let report = |status| Action::ReportInit { phase: Phase::Invoke, duration, status };
-        match event {
-            Event::ExtensionsRegistered => {
-                self.state = State::Reviving { started };
-                Ok(vec![Action::StartRuntime])
-            }
-            Event::InitDone => {
-                self.state = State::Serving;
-                Ok(vec![Action::ClearDeadline, report(Status::Success), Action::Admit])
-            }
-            Event::SpawnFailed(failure) | Event::InitError(failure) | Event::Exited(failure) => {
-                let mut actions = vec![Action::ClearDeadline, report(Status::Error(failure.error_type.clone()))];
-                actions.extend(self.fail_all(failure));
-                Ok(actions)
-            }
-            Event::DeadlinePassed => {
-                let message = format!("the initialization took longer than {:.2} seconds", duration.as_secs_f64());
-                let failure = Failure { error_type: "Sandbox.Timedout".to_owned(), posted: None, message };
-                let mut actions = vec![report(Status::Timeout)];
-                actions.extend(self.fail_all(failure));
-                Ok(actions)
-            }
-            // Those that have come may run out of time before.
-            Event::Serve | Event::Free | Event::FreezeDue | Event::Idle => {
-                self.state = State::Reviving { started };
-                Ok(vec![])
-            }
-            other => self.refuse(State::Reviving { started }, other),
-        }
-    }
-
-    fn clearing(&mut self, then: AfterClear, event: Event) -> Result<Vec<Action>, IllegalEvent> {
-        match event {
-            // Nobody is told anything more than that it has ended.
-            Event::Cleared if self.restored => Ok(vec![Action::TearDown]),
-            Event::Cleared => {
-                self.state = State::Broken;
-                Ok(match then {
-                    AfterClear::FirstInitFailed => vec![Action::NotifyReady { initialized: false }],
-                    AfterClear::Idle => vec![Action::NotifyIdle],
-                    AfterClear::NobodyWaits => vec![],
-                })
-            }
-            // The dying processes and their last words.
-            Event::Exited(_)
-            | Event::Answered(_)
-            | Event::Idle
-            | Event::ExtensionsRegistered
-            | Event::InitDone
-            | Event::InitError(_)
-            | Event::RestoreError(_)
-            | Event::SpawnFailed(_)
-            | Event::DeadlinePassed
-            | Event::Free
-            | Event::FreezeDue => {
-                self.state = State::Clearing(then);
-                Ok(vec![])
-            }
-            other => self.refuse(State::Clearing(then), other),
-        }
-    }
-
-    fn broken(&mut self, event: Event, now: Instant) -> Result<Vec<Action>, IllegalEvent> {
-        match event {
-            Event::Invoke { timeout, tail } => {
-                self.unreported = None;
-                let invocation = Invocation::new(now, timeout, tail);
-                let mut actions = vec![Action::Thaw, Action::LogStart];
-                actions.extend(self.initialize(Some(invocation), now));
-                Ok(actions)
-            }
-            Event::Serve => {
-                self.unreported = None;
-                self.state = State::Reviving { started: now };
-                let deadline = Action::SetDeadline(now + self.init_timeout);
-                Ok(vec![Action::Thaw, deadline, Action::StartProcesses { announce: false }])
-            }
-            Event::Exited(_)
-            | Event::Answered(_)
-            | Event::Idle
-            | Event::ExtensionsRegistered
-            | Event::InitDone
-            | Event::InitError(_)
-            | Event::DeadlinePassed
-            | Event::Free
-            | Event::FreezeDue => {
-                self.state = State::Broken;
-                Ok(vec![])
-            }
-            other => self.refuse(State::Broken, other),
         }
     }
 
