@@ -41,6 +41,17 @@ def fork_from_here(library):
         ssl.RAND_add(os.urandom(32), 32.0)
 
 
+def is_awaited(fd):
+    """Whether somebody waits for this process, which is to lose no time then: there is a byte in the socket already."""
+    connection = _socket.socket(fileno=fd)
+    try:
+        return bool(connection.recv(1, _socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False
+    finally:
+        connection.detach()
+
+
 def wait(fd):
     """Says that everything is ready, waits for the environment and takes it over. Or becomes a process that was kept."""
     global keeper

@@ -396,7 +396,7 @@ def main():
     """Runs the function until the platform ends the process."""
     prestart = os.environ.get("FIRELET_PRESTART_FD")
     if prestart:
-        from firelet_prestart import fork_from_here, wait
+        from firelet_prestart import fork_from_here, is_awaited, wait
 
         zygote = os.environ.pop("FIRELET_ZYGOTE", None)
         if zygote:
@@ -404,7 +404,8 @@ def main():
             for _ in range(16):
                 _rehearse()
             fork_from_here(zygote)
-        _rehearse()
+        if not is_awaited(int(prestart)):
+            _rehearse()
         wait(int(prestart))
     _take_environment()
     address = os.environ["AWS_LAMBDA_RUNTIME_API"]

@@ -488,6 +488,24 @@ def test_an_interpreter_that_waited_and_had_drawn_random_numbers_draws_others():
     assert len(drawn) == 2
 
 
+@pytest.mark.parametrize("awaited", [False, True])
+def test_nothing_is_rehearsed_where_somebody_waits_already(awaited):
+    ours, theirs = socket.socketpair()
+    if awaited:
+        ours.send(b" ")
+    environment = {"PYTHONPATH": str(RUNTIMES / "python"), "FIRELET_PRESTART_FD": str(theirs.fileno())}
+    # Tells on its standard error what is imported.
+    environment["PYTHONPROFILEIMPORTTIME"] = "1"
+    process = subprocess.Popen([*map(str, OURS)], env=environment, pass_fds=(theirs.fileno(),), stderr=subprocess.PIPE, text=True)
+    theirs.close()
+    assert ours.recv(1) == b"\n"
+    ours.close()
+    _, imported = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "firelet_prestart" in imported
+    assert ("firelet_rehearsal" in imported) != awaited
+
+
 def test_an_interpreter_that_nobody_wanted_ends():
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(

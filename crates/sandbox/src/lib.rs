@@ -84,7 +84,8 @@ impl SandboxSpec {
 ///
 /// It finds a socket in `FIRELET_PRESTART_FD`, writes one byte to it when it is ready, and reads the rest: a JSON object
 /// with `env` (pairs) and `cwd`, which it takes over. At the end of the file without any it ends. The mounts of
-/// [`SandboxSpec::mounts`] may be absent until it is given these.
+/// [`SandboxSpec::mounts`] may be absent until it is given these. Where somebody waits for it from the beginning, a space is in the
+/// socket when it starts: what it would do ahead would be in vain.
 ///
 /// Beside the object may come two descriptors. If it has `become`, they are an image and the library that the process calls to become
 /// what is in there. If it has not, they are a socket and the library: once it is initialized, the process shall read a byte from the socket and

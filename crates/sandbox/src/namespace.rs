@@ -358,7 +358,10 @@ async fn ready(host: &Arc<Host>, spec: SandboxSpec) -> Result<NamespaceSandbox, 
     let process = spec.clonable().cloned();
     let sandbox = live::create(host, spec).await?;
     if let Some(process) = process {
-        sandbox.prestart(process).await.map_err(|error| crate::create::failed("start its process ahead", error))?;
+        sandbox
+            .prestart(process, waiting::Demand::Waiting)
+            .await
+            .map_err(|error| crate::create::failed("start its process ahead", error))?;
     }
     Ok(sandbox)
 }

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use super::Host;
 use super::live::{self, Finished};
 use super::running::NamespaceSandbox;
+use super::waiting::Demand;
 use super::zygotes::{Model, Zygote};
 use crate::cgroup::Limits;
 use crate::create::failed;
@@ -108,13 +109,6 @@ impl Prepared {
         sandbox.name(spec.id);
         Ok(sandbox)
     }
-}
-
-/// Whether somebody waits for a sandbox that is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Demand {
-    Waiting,
-    Later,
 }
 
 /// Makes one of a kind for later, as a fork of an interpreter where that works.
@@ -218,7 +212,7 @@ async fn make_one(
     let acquired = started.elapsed();
     let Finished { sandbox, mounted, timings } = shell.build(kind.spec(), network, disk).await?;
     let built = started.elapsed();
-    sandbox.prestart(kind.process.clone()).await.map_err(|error| failed("start its process ahead", error))?;
+    sandbox.prestart(kind.process.clone(), demand).await.map_err(|error| failed("start its process ahead", error))?;
     tracing::debug!(
         forked = zygote.is_some(),
         acquired_us = acquired.as_micros(),

@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 
 use super::images::{self, Keeping};
 use super::live::Shell;
-use super::waiting::{PrestartError, Waiting};
+use super::waiting::{Demand, PrestartError, Waiting};
 use crate::cgroup::{Entry, Group};
 use crate::create::failed;
 use crate::{
@@ -57,8 +57,8 @@ impl NamespaceSandbox {
     }
 
     /// Starts a process that waits for its environment, and waits until it does.
-    pub async fn prestart(&self, spec: ProcessSpec) -> Result<(), PrestartError> {
-        let waiting = Waiting::start(self, spec).await?;
+    pub async fn prestart(&self, spec: ProcessSpec, demand: Demand) -> Result<(), PrestartError> {
+        let waiting = Waiting::start(self, spec, demand).await?;
         *self.waiting() = Some(waiting);
         Ok(())
     }

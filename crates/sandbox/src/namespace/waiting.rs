@@ -21,10 +21,19 @@ use crate::{Process, ProcessId, ProcessSpec, SpawnError};
 
 /// How long a process may take until it waits.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What a process finds that somebody waits for; white space to whoever reads it with the environment.
+const HURRY: &[u8] = b" ";
 /// Longest word of a process that was to become another one, in bytes.
 const MAX_WORD: u64 = 512;
 /// Most descriptors that go along with an environment.
 const MAX_FDS: usize = 2;
+
+/// Whether somebody waits for a sandbox that is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Demand {
+    Waiting,
+    Later,
+}
 
 /// Why there is no process that waits.
 #[derive(Debug, thiserror::Error)]
@@ -53,10 +62,18 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Starts it, and waits until it waits.
-    pub async fn start(sandbox: &NamespaceSandbox, spec: ProcessSpec) -> Result<Waiting, PrestartError> {
+    pub async fn start(
+        sandbox: &NamespaceSandbox,
+        spec: ProcessSpec,
+        demand: Demand,
+    ) -> Result<Waiting, PrestartError> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(PrestartError::Socket)?;
         ours.set_nonblocking(true).map_err(PrestartError::Socket)?;
         let mut socket = UnixStream::from_std(ours).map_err(PrestartError::Socket)?;
+        if demand == Demand::Waiting {
+            // Before it is started, so that it is there when it looks.
+            socket.write_all(HURRY).await.map_err(PrestartError::Socket)?;
+        }
         let process = sandbox.exec(spec.clone(), Some(theirs.into())).await?;
         match tokio::time::timeout(PATIENCE, socket.read_u8()).await {
             Ok(Ok(_)) => Ok(Waiting { spec, process, socket }),
