@@ -196,7 +196,8 @@ pub(super) fn understand(word: &[u8]) -> Result<(), String> {
     }
     if let Ok(call) = <[u8; 64]>::try_from(word) {
         let number = |at: usize| call[at * 8..].first_chunk().map_or(0, |bytes| i64::from_le_bytes(*bytes));
-        let error = io::Error::from_raw_os_error(i32::try_from(-number(7)).unwrap_or(libc::EIO));
+        let errno = number(7).checked_neg().and_then(|errno| i32::try_from(errno).ok()).unwrap_or(libc::EIO);
+        let error = io::Error::from_raw_os_error(errno);
         return Err(format!("system call {} on {:#x}, {:#x}: {error}", number(0), number(1), number(2)));
     }
     let printable = |letter: char| if letter.is_control() { '?' } else { letter };
