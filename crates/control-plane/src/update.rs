@@ -54,6 +54,8 @@ pub enum FailureCode {
     InvalidRuntime,
     InvalidConfiguration,
     InternalError,
+    /// No host has room for an environment.
+    InsufficientCapacity,
     /// What a function did wrong while it was initialized for a snapshot.
     Init(InitFailure),
 }
@@ -78,6 +80,7 @@ impl FailureCode {
             Self::InvalidRuntime => "InvalidRuntime",
             Self::InvalidConfiguration => "InvalidConfiguration",
             Self::InternalError => "InternalError",
+            Self::InsufficientCapacity => "InsufficientCapacity",
             Self::Init(InitFailure::Timeout) => "FunctionError.InitTimeout",
             Self::Init(InitFailure::Runtime) => "FunctionError.RuntimeInitError",
             Self::Init(InitFailure::Extension) => "FunctionError.ExtensionInitError",

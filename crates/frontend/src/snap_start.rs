@@ -113,6 +113,7 @@ fn code(failure: &SnapshotFailure) -> FailureCode {
         return match failure {
             SnapshotFailure::Start(worker::StartError::Runtime(_)) => FailureCode::InvalidRuntime,
             SnapshotFailure::Start(worker::StartError::Code(_)) => FailureCode::InvalidZipFile,
+            SnapshotFailure::Start(worker::StartError::NoRoom(_)) => FailureCode::InsufficientCapacity,
             _ => FailureCode::InternalError,
         };
     };
@@ -145,5 +146,7 @@ mod tests {
         assert_eq!(code(&SnapshotFailure::Kept("no room".to_owned())), FailureCode::InternalError);
         let absent = SnapshotFailure::Start(worker::StartError::Runtime("no such runtime".to_owned()));
         assert_eq!(code(&absent), FailureCode::InvalidRuntime);
+        let full = SnapshotFailure::Start(worker::StartError::NoRoom("no room".to_owned()));
+        assert_eq!(code(&full), FailureCode::InsufficientCapacity);
     }
 }
