@@ -56,7 +56,6 @@ use self::images::Images;
 use self::link::{Ended, Link};
 use self::live::{Live, Shell};
 use self::prepared::{Kind, Prepared};
-use self::running::NamespaceSandbox;
 use self::zygotes::{Zygote, Zygotes};
 use crate::cgroup::{CgroupError, Cgroups, Limits};
 use crate::host::Loss;
@@ -332,40 +331,6 @@ impl Namespace {
     }
 }
 
-impl Namespace {
-    /// Does what waits for the disk; without images, `otherwise` comes back.
-    fn with_images<T: Send + 'static>(
-        &self,
-        otherwise: T,
-        act: impl FnOnce(&Arc<Host>, &Images) -> T + Send + 'static,
-    ) -> BoxFuture<'_, T> {
-        let host = Arc::clone(&self.host);
-        Box::pin(async move {
-            let acted = tokio::task::spawn_blocking(move || match &host.images {
-                Some(images) => act(&host, images),
-                None => otherwise,
-            });
-            acted.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-        })
-    }
-}
-
-/// A sandbox in which the first process waits for its environment: prepared, or made now.
-async fn ready(host: &Arc<Host>, spec: SandboxSpec) -> Result<NamespaceSandbox, CreateError> {
-    if let Some(sandbox) = prepared::take(host, &spec).await {
-        return Ok(sandbox);
-    }
-    let process = spec.clonable().cloned();
-    let sandbox = live::create(host, spec).await?;
-    if let Some(process) = process {
-        sandbox
-            .prestart(process, waiting::Demand::Waiting)
-            .await
-            .map_err(|error| crate::create::failed("start its process ahead", error))?;
-    }
-    Ok(sandbox)
-}
-
 /// Whether this build has what [`PrestartMode::Zygote`] takes: the library that interpreters load.
 pub fn can_fork_interpreters() -> bool {
     zygotes::is_built()
@@ -393,7 +358,7 @@ impl Backend for Namespace {
             let creating = Creating::new(&self.host);
             let sandbox = if spec.keep && self.host.can_keep(&spec) {
                 let keeping = images::Keeping::new(&self.host, &spec);
-                ready(&self.host, spec).await.map(|sandbox| sandbox.keep_by(keeping))
+                prepared::ready(&self.host, spec).await.map(|sandbox| sandbox.keep_by(keeping))
             } else {
                 match prepared::take(&self.host, &spec).await {
                     Some(sandbox) => Ok(sandbox),
@@ -415,16 +380,16 @@ impl Backend for Namespace {
 
     fn load_snapshot<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Kept>, KeepError>> {
         let name = name.to_owned();
-        self.with_images(Ok(None), move |host, _| kept::load(host, &name))
+        images::with(&self.host, Ok(None), move |host, _| kept::load(host, &name))
     }
 
     fn delete_snapshot<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), KeepError>> {
         let name = name.to_owned();
-        self.with_images(Ok(()), move |_, images| images.keepsakes.delete(&name))
+        images::with(&self.host, Ok(()), move |_, images| images.keepsakes.delete(&name))
     }
 
     fn saved_snapshots<'a>(&'a self) -> BoxFuture<'a, Result<Vec<Saved>, KeepError>> {
-        self.with_images(Ok(Vec::new()), |_, images| images.keepsakes.list())
+        images::with(&self.host, Ok(Vec::new()), |_, images| images.keepsakes.list())
     }
 
     fn ready(&self) -> Vec<(&'static str, usize)> {

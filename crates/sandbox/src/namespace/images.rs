@@ -25,8 +25,9 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::kept::Keepsakes;
+use super::prepared::ready;
 use super::running::NamespaceSandbox;
-use super::{Creating, Host, ready};
+use super::{Creating, Host};
 use crate::{BoxFuture, CreateError, KeepError, Restored, Sandbox, SandboxSpec, Snapshot, SnapshotError};
 
 /// How long a process may take to write itself out.
@@ -52,6 +53,22 @@ impl Images {
         }
         Ok(Some(Images { library, keepsakes: Keepsakes::open(dir)? }))
     }
+}
+
+/// Does what waits for the disk; without images, `otherwise` comes back.
+pub(super) fn with<T: Send + 'static>(
+    host: &Arc<Host>,
+    otherwise: T,
+    act: impl FnOnce(&Arc<Host>, &Images) -> T + Send + 'static,
+) -> BoxFuture<'static, T> {
+    let host = Arc::clone(host);
+    Box::pin(async move {
+        let acted = tokio::task::spawn_blocking(move || match &host.images {
+            Some(images) => act(&host, images),
+            None => otherwise,
+        });
+        acted.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    })
 }
 
 /// The way to a process that is to write itself out.

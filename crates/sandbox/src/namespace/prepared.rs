@@ -262,6 +262,19 @@ pub(super) async fn take(host: &Arc<Host>, spec: &SandboxSpec) -> Option<Namespa
     }
 }
 
+/// A sandbox in which the first process waits for its environment: prepared, or made now.
+pub(super) async fn ready(host: &Arc<Host>, spec: SandboxSpec) -> Result<NamespaceSandbox, CreateError> {
+    if let Some(sandbox) = take(host, &spec).await {
+        return Ok(sandbox);
+    }
+    let process = spec.clonable().cloned();
+    let sandbox = live::create(host, spec).await?;
+    if let Some(process) = process {
+        sandbox.prestart(process, Demand::Waiting).await.map_err(|error| failed("start its process ahead", error))?;
+    }
+    Ok(sandbox)
+}
+
 /// Makes one more if one is wanted, and says whether it did.
 pub(super) async fn restock(host: &Arc<Host>) -> bool {
     let now = Instant::now();

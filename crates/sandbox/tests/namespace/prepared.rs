@@ -10,7 +10,7 @@ use crate::ends::{groups_of, kill};
 use crate::support::{DEADLINE, Rig, eventually, maker, process, python, read, rig_with, run, sh, spec, wait, waiter};
 
 /// The mode that is tested: that of the program, or where nothing is started ahead there, the one by an exec.
-const AHEAD: PrestartMode = match MODE {
+pub const AHEAD: PrestartMode = match MODE {
     PrestartMode::Off => PrestartMode::Exec,
     mode => mode,
 };

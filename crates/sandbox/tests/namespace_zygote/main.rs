@@ -6,6 +6,7 @@
 #[path = "../namespace/ends.rs"]
 mod ends;
 mod forks;
+#[path = "../namespace/images.rs"]
 mod images;
 #[path = "../namespace/isolation.rs"]
 mod isolation;

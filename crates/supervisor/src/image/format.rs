@@ -255,4 +255,18 @@ mod tests {
         }
         assert_eq!(Table::parse(&image(&[REGION, REGION], &[])).err(), Some(Damage::Address));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_cause_a_panic(mut bytes: Vec<u8>, counts: [u8; 3]) {
+            let _ = Table::parse(&bytes);
+            // A head that is one, with counts that may fit or not.
+            let mut head = Head::new(0, 0, 0, Layout::default());
+            [head.regions, head.extents, head.kernels] = counts.map(u64::from);
+            let mut whole = bytes_of(&[head]).to_vec();
+            bytes.resize(usize::from(counts[0]) * 64, 7);
+            whole.append(&mut bytes);
+            let _ = Table::parse(&whole);
+        }
+    }
 }

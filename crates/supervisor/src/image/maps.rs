@@ -181,4 +181,14 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         assert!(found.iter().any(|mapping| mapping.name == b"[stack]" && mapping.has(b"gd")));
         assert!(found.windows(2).all(|pair| pair[0].end <= pair[1].start));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_list_causes_a_panic_or_goes_on_forever(bytes: Vec<u8>, line in "[0-9a-f]{1,17}-[0-9a-f]{1,17} [rwxps-]{3,5} [0-9a-f]{1,8} 00:00 [0-9]{1,4} ?.{0,40}\n[A-Z]?.{0,20}") {
+            proptest::prop_assert!(Mappings(&bytes).count() <= bytes.len());
+            for mapping in Mappings(line.as_bytes()).flatten() {
+                proptest::prop_assert!(mapping.start < mapping.end);
+            }
+        }
+    }
 }

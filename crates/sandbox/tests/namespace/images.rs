@@ -9,7 +9,7 @@ use sandbox::{
     Backend, Bind, Exit, Prestart, Process, ProcessSpec, Restored, Sandbox, SandboxSpec, Snapshot, SnapshotError,
 };
 
-use crate::prepared::{prepared, rig};
+use crate::prepared::{AHEAD, prepared, rig};
 use crate::support::{Rig, first_line, process, read, rig_with, sh, spec};
 
 /// Waits by the runtime's own modules; then it is whatever `CODE` says.
@@ -113,6 +113,12 @@ import sqlite3
 assert sqlite3.connect(':memory:').execute('select 7').fetchall() == [(7,)]
 assert hashlib.sha256(b'').hexdigest()[:4] == 'e3b0' and sorted(os.listdir('/proc/self/fd')) == ['0', '1', '2', '3', '4']
 assert os.stat('/tmp/large').st_size == 3 << 20 and open('/tmp/large', 'rb').read()[2 << 20:][:4] == b'end\\0'
+held = next(line for line in open('/proc/self/maps') if '/memfd:' in line and 'rw-p' in line).split()[0]
+held = '-'.join('%x' % int(address, 16) for address in held.split('-'))
+try:
+    os.open('/proc/self/map_files/' + held, os.O_RDWR); print('the image can be written')
+except PermissionError:
+    pass
 open('/tmp/own', 'x').write(str(count))
 open('/tmp/folder/kept', 'a').write('!')
 print(count, caught, ran, os.getcwd(), oct(os.umask(0)), opened.read(), os.readlink('/tmp/folder/link'))
@@ -160,7 +166,7 @@ import ctypes, os
 status = [l for l in open('/proc/self/status') if l.startswith(('Uid', 'Gid', 'Groups', 'Cap', 'NoNewPrivs', 'Seccomp', 'Shd', 'Sig', 'Threads', 'NSpid'))]
 print(status)
 print(open('/proc/self/limits').read(), [l.split()[3:6] for l in open('/proc/self/mountinfo')], sorted(os.listdir('/proc/self/fd')))
-print([os.readlink('/proc/self/ns/' + n) for n in ('mnt', 'pid', 'ipc', 'uts', 'net', 'user')], open('/proc/self/cgroup').read())
+print([os.readlink('/proc/self/ns/' + n) for n in ('mnt', 'pid', 'ipc', 'uts', 'net', 'user')], {line.rpartition(':')[2] for line in open('/proc/self/cgroup')})
 c = ctypes.CDLL(None, use_errno=True)
 def refused(*call):
     return (c.syscall(*call), ctypes.get_errno())
@@ -178,20 +184,16 @@ print(open('/proc/self/comm').read(), os.readlink('/proc/self/exe'), open('/proc
 ";
     let snapshot =
         kept(&rig, &format!("print('ready', flush=True)\nkeeper.leave(lambda: None)\n{look}")).await.unwrap();
-    let (sandbox, process) = clone_of(&snapshot, "clone").await;
-    let clone = output(process).await;
+    let (sandbox, gone_on) = clone_of(&snapshot, "clone").await;
+    let clone = output(gone_on).await;
     let argv = ["/usr/bin/python3", "-S", "-c", look].map(str::to_owned).to_vec();
-    let started = output(sandbox.spawn(ProcessSpec { argv, ..process_of() }).await.unwrap()).await;
+    let started = output(sandbox.spawn(ProcessSpec { argv, ..process(&[]) }).await.unwrap()).await;
     let ignored = |line: &str| line.split("'NSpid").next().unwrap_or_default().to_owned();
     for (one, other) in clone.iter().zip(&started) {
         assert_eq!(ignored(one), ignored(other));
     }
     assert_eq!(clone.len(), started.len());
     rig.end(sandbox).await;
-}
-
-fn process_of() -> ProcessSpec {
-    process(&[])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,9 +228,9 @@ async fn what_cannot_be_kept_is_refused_with_its_reason() {
     let plain = rig.backend.create(SandboxSpec { prestart: None, ..kept_spec("plain") }).await.unwrap();
     assert!(matches!(plain.snapshot().await, Err(SnapshotError::Unfit(_))));
     let sandbox = rig.backend.create(kept_spec("beside")).await.unwrap();
-    let process = sandbox.spawn(runs("print('ready', flush=True)\nkeeper.leave(lambda: None)")).await.unwrap();
-    first_line(process.stdout).await;
-    let beside = sandbox.spawn(crate::support::process(&["/bin/sleep", "600"])).await.unwrap();
+    let runtime = sandbox.spawn(runs("print('ready', flush=True)\nkeeper.leave(lambda: None)")).await.unwrap();
+    first_line(runtime.stdout).await;
+    let beside = sandbox.spawn(process(&["/bin/sleep", "600"])).await.unwrap();
     assert!(matches!(sandbox.snapshot().await, Err(SnapshotError::Unfit(why)) if why.contains("extensions")));
     drop(beside);
     rig.backend.shutdown().await;
@@ -279,7 +281,10 @@ async fn what_a_process_makes_up_is_its_own_problem() {
 async fn a_snapshot_on_the_disk_outlives_the_backend_unless_it_is_damaged() {
     let dir = tempfile::tempdir().unwrap();
     let snapshots = dir.path().join("snapshots");
-    let with = |options: &mut Options| options.snapshots = snapshots.clone();
+    let with = |options: &mut Options| {
+        options.prestart = AHEAD;
+        options.snapshots = snapshots.clone();
+    };
     let Some(rig) = rig_with(with) else { return };
     let code = "import uuid; mark = uuid.uuid4()\nprint('ready', flush=True)\nkeeper.leave(lambda: None)\nprint(mark)";
     let snapshot = kept(&rig, code).await.unwrap();
