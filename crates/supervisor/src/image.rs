@@ -34,7 +34,9 @@ use std::os::fd::RawFd;
 pub const IS_SUPPORTED: bool = cfg!(target_arch = "x86_64");
 
 /// The numbers by which the runtime hands over its descriptors: highest ones, which functions hardly have.
+#[cfg(target_arch = "x86_64")]
 const LIBRARY: RawFd = 1020;
+#[cfg(target_arch = "x86_64")]
 const IMAGE: RawFd = 1021;
 const SOCKET: RawFd = 1022;
 
@@ -74,26 +76,40 @@ fn write_trailer(trailer: &mut [u8; TRAILER_BYTES], reason: Option<&str>) {
 /// Leaves an image of this process; see the module. Always null, which Python takes for a failure.
 #[unsafe(no_mangle)]
 pub extern "C" fn PyInit_firelet_leave() -> *mut c_void {
-    #[cfg(target_arch = "x86_64")]
-    if let Err(error) = leave::leave(SOCKET) {
-        refuse(&error.to_string());
+    match leave_image() {
+        Ok(()) => std::ptr::null_mut(),
+        Err(reason) => refuse(&reason),
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    refuse("processes can be kept on x86-64 only");
-    std::ptr::null_mut()
 }
 
 /// Becomes the process of an image; see the module. Always null, and only if that failed.
 #[unsafe(no_mangle)]
 pub extern "C" fn PyInit_firelet_replace() -> *mut c_void {
-    #[cfg(target_arch = "x86_64")]
+    tell(why_not_replaced().as_bytes());
+    std::ptr::null_mut()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn leave_image() -> Result<(), String> {
+    leave::leave(SOCKET).map_err(|error| error.to_string())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn why_not_replaced() -> String {
     match replace::replace(LIBRARY, IMAGE, SOCKET) {
         Ok(never) => match never {},
-        Err(error) => tell(error.to_string().as_bytes()),
+        Err(error) => error.to_string(),
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    tell(b"processes can be kept on x86-64 only");
-    std::ptr::null_mut()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn leave_image() -> Result<(), String> {
+    Err(why_not_replaced())
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn why_not_replaced() -> String {
+    "processes can be kept on x86-64 only".to_owned()
 }
 
 /// Says why there is no image, and ends: what has been taken from the process by then it does not get back.
