@@ -9,7 +9,9 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -114,15 +116,12 @@ impl Home {
         address: Ipv4Addr,
         subnet: Subnet,
     ) -> Result<(), NetError> {
-        // NAT is IPv4 only; an interface that makes itself link-local addresses would only reach the host's filters.
-        let _ = fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
         let name = host_name(address);
         let failed = |what: &str| netlink_step(format!("{what} {name}"));
 
         let peer = LinkMessageBuilder::<LinkUnspec>::new().name(INSIDE).setns_by_fd(netns.as_raw_fd()).build();
         let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
             .name(name.clone())
-            .up()
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .build();
         self.netlink.link().add(pair).execute().await.map_err(failed("make interface"))?;
@@ -131,13 +130,13 @@ impl Home {
             rustix::net::netdevice::name_to_index(socket, name)
                 .map_err(|error| step(format!("find interface {name}"))(error.into()))
         };
-        self.route_to(address, subnet, index_of(&self.socket, &name)?).await.map_err(failed("give an address to"))?;
+        let index = index_of(&self.socket, &name)?;
+        bring_up(&self.netlink, index).await.map_err(failed("bring up"))?;
+        self.route_to(address, subnet, index).await.map_err(failed("give an address to"))?;
 
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(step("open a socket in the sandbox"))?;
         let index = index_of(&socket, INSIDE)?;
-        // Not with the creation: an end whose other end is not there yet cannot be brought up.
-        let up = LinkUnspec::new_with_index(index).up().build();
-        inside.link().set(up).execute().await.map_err(failed("bring up the other end of"))?;
+        bring_up(inside, index).await.map_err(failed("bring up the other end of"))?;
         let add = inside.address().add(index, address.into(), 32).execute();
         add.await.map_err(failed("give an address to the other end of"))?;
         let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(subnet.gateway()).output_interface(index).onlink();
@@ -205,6 +204,16 @@ impl Home {
 
 fn current_netns() -> io::Result<OwnedFd> {
     Ok(open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Brings up an interface that makes no IPv6 addresses for itself. NAT is IPv4 only: what they said would only reach the host's filters, and
+/// the kernel has the more to do for each, the more there are.
+async fn bring_up(netlink: &Handle, index: u32) -> Result<(), rtnetlink::Error> {
+    let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let silent = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none]));
+    // Refused where there is no IPv6.
+    let _ = netlink.link().set(silent.build()).execute().await;
+    netlink.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await
 }
 
 fn netlink() -> io::Result<Handle> {
