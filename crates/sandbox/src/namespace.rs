@@ -30,7 +30,9 @@ mod images;
 mod kept;
 mod link;
 mod live;
+mod options;
 mod prepared;
+mod refill;
 mod running;
 mod waiting;
 mod zygotes;
@@ -40,13 +42,14 @@ use std::io;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 pub use helper::Helper;
+pub use options::{Options, PrestartMode};
 pub use zygotes::Turnover;
 
 use self::attach::Attacher;
@@ -56,81 +59,18 @@ use self::images::Images;
 use self::link::{Ended, Link};
 use self::live::{Live, Shell};
 use self::prepared::{Kind, Prepared};
+use self::refill::Creating;
 use self::zygotes::{Zygote, Zygotes};
-use crate::cgroup::{CgroupError, Cgroups, Limits};
+use crate::cgroup::{CgroupError, Cgroups};
 use crate::host::Loss;
-use crate::net::{NetError, NetOptions, NetworkMode, Networks};
+use crate::net::{NetError, NetworkMode, Networks};
 use crate::pool::Pool;
-use crate::stock::{Bounds, Stock};
-use crate::tmp_disk::{TmpDiskError, TmpDiskOptions, TmpDisks};
+use crate::stock::Stock;
+use crate::tmp_disk::{TmpDiskError, TmpDisks};
 use crate::{Backend, BoxFuture, CreateError, KeepError, Kept, Prestarts, Sandbox, SandboxSpec, Saved};
 
 /// How long the supervisor may take to kill what is left when the backend ends.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How the backend is set up.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The supervisor's program.
-    pub helper: Helper,
-    /// Name of the control group below which this and other servers keep theirs.
-    pub cgroup_parent: String,
-    /// What network the sandboxes have.
-    pub network: NetworkMode,
-    /// Details of the network.
-    pub net: NetOptions,
-    /// Where the disks for `/tmp` are kept.
-    pub tmp: TmpDiskOptions,
-    /// The first of the users that sandboxes run as: each takes one, and the group of the same number. `None` picks a
-    /// range that no host gives to people (between 2^30 and 2^31), or the upper end of what a container may use.
-    pub first_uid: Option<u32>,
-    /// Most sandboxes at a time, which is the length of that range.
-    pub max_sandboxes: u32,
-    /// How many half-made sandboxes are kept ready for the limits that were asked for last.
-    pub pool_size: usize,
-    /// How processes are started ahead of a demand.
-    pub prestart: PrestartMode,
-    /// How many prepared sandboxes are kept.
-    pub prepared: Bounds,
-    /// How long an interpreter serves of which there are forks in them.
-    pub turnover: Turnover,
-    /// Where images of initialized processes are kept.
-    pub snapshots: PathBuf,
-}
-
-/// How the processes of runtimes that can wait for their environment are started. Needs root; without it each is started
-/// when it is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PrestartMode {
-    /// Ahead, in sandboxes that are kept prepared; those that may be [copied](crate::Prestart::clonable) as forks of an
-    /// interpreter that is started once, others each by an exec of its own.
-    Zygote,
-    /// Ahead, in sandboxes that are kept prepared, each by an exec of its own.
-    Exec,
-    /// When it is wanted.
-    Off,
-}
-
-impl Options {
-    /// Defaults, with the disks for `/tmp` in `tmp_dir`: NAT as root, the host's network otherwise.
-    pub fn new(tmp_dir: PathBuf) -> Options {
-        let root = rustix::process::geteuid().is_root();
-        Options {
-            helper: Helper::default(),
-            cgroup_parent: "firelet".into(),
-            network: if root { NetworkMode::Nat } else { NetworkMode::Host },
-            net: NetOptions::default(),
-            snapshots: tmp_dir.with_file_name("process-snapshots"),
-            tmp: TmpDiskOptions { dir: tmp_dir, pool_size: 4 },
-            first_uid: None,
-            max_sandboxes: 16_384,
-            pool_size: 8,
-            prestart: PrestartMode::Zygote,
-            prepared: Bounds::default(),
-            turnover: Turnover::default(),
-        }
-    }
-}
 
 /// Why the backend could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -209,11 +149,6 @@ struct Host {
     ageing: Mutex<Option<Instant>>,
     losses: Vec<Loss>,
 }
-
-/// What a sandbox is limited to while nobody has asked for it: it gets limits of its own before anything runs in it.
-const READY: Limits = Limits { memory_bytes: 128 << 20, cpu_millis: 100, cpu_share: 100, max_tasks: 0 };
-/// How long a start goes on by itself before what it took is made again.
-const HEAD_START: Duration = Duration::from_millis(10);
 
 /// The sandboxes that are not buried yet, by key.
 type Roster = Mutex<HashMap<u64, Arc<Live>>>;
@@ -402,52 +337,6 @@ impl Backend for Namespace {
     }
 }
 
-/// Counts a creation for as long as it goes on, and has the pool refilled when it was the last.
-struct Creating<'a> {
-    host: &'a Arc<Host>,
-}
-
-impl<'a> Creating<'a> {
-    fn new(host: &'a Arc<Host>) -> Self {
-        host.creating.fetch_add(1, Relaxed);
-        Creating { host }
-    }
-}
-
-impl Drop for Creating<'_> {
-    fn drop(&mut self) {
-        if self.host.creating.fetch_sub(1, Relaxed) == 1 {
-            self.host.refill();
-        }
-    }
-}
-
-/// Makes what is kept ready until there is enough, or until somebody wants a sandbox, who comes first and will call again. Not at
-/// once: the function whose sandbox was taken is being initialized, and needs the processors.
-async fn refill(host: Weak<Host>) {
-    tokio::time::sleep(HEAD_START).await;
-    while let Some(host) = host.upgrade() {
-        let idle = host.creating.load(Relaxed) == 0;
-        if idle && prepared::restock(&host).await {
-            continue;
-        }
-        let Some(max_tasks) = host.pool.wanted().filter(|_| idle) else {
-            host.refilling.store(false, Relaxed);
-            host.grow_old();
-            return;
-        };
-        match live::shell(&host, &Limits { max_tasks, ..READY }, None).await {
-            Ok(shell) => host.pool.put(&max_tasks, shell),
-            Err(error) => {
-                // Whoever needs a sandbox will meet the same error, and report it.
-                tracing::debug!(%error, "cannot keep sandboxes ready");
-                host.refilling.store(false, Relaxed);
-                return;
-            }
-        }
-    }
-}
-
 impl Drop for Host {
     fn drop(&mut self) {
         if let Some(supervision) = self.supervision.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
@@ -469,36 +358,6 @@ impl Host {
 
     fn is_shut_down(&self) -> bool {
         self.supervision.lock().unwrap_or_else(PoisonError::into_inner).is_none()
-    }
-
-    /// Has what is kept ready made in the background, unless that goes on already.
-    fn refill(self: &Arc<Self>) {
-        if !self.refilling.swap(true, Relaxed) {
-            tokio::spawn(refill(Arc::downgrade(self)));
-        }
-    }
-
-    /// Looks again when what is kept has become old, and some of it is given up, or when what could not be made has rested.
-    fn grow_old(self: &Arc<Self>) {
-        let Some(at) = self.stock().next_change() else { return };
-        let mut ageing = self.ageing();
-        if ageing.is_some_and(|sooner| sooner <= at) {
-            return;
-        }
-        *ageing = Some(at);
-        let host = Arc::downgrade(self);
-        tokio::spawn(async move {
-            tokio::time::sleep_until(at.into()).await;
-            let Some(host) = host.upgrade() else { return };
-            // Else there was something sooner, which has been waited for, and another task waits for what comes next.
-            if host.ageing().take_if(|next| *next == at).is_some() {
-                host.refill();
-            }
-        });
-    }
-
-    fn ageing(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.ageing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A key for a new sandbox, with the supervisor to order it from. Starts another if the last one has died: its

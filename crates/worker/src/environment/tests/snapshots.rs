@@ -35,6 +35,18 @@ async fn with_hooks(mut process: Process, initialized: Arc<AtomicUsize>) -> std:
     }
 }
 
+/// One that is initialized at each start, whatever it was asked to leave when it was published: answers whether it has keys.
+async fn initialized_each_time(mut process: Process, initialized: Arc<AtomicUsize>) -> std::io::Result<Exit> {
+    initialized.fetch_add(1, Ordering::SeqCst);
+    if process.env("AWS_LAMBDA_INITIALIZATION_TYPE") == Some("snap-start") {
+        process.restore_next().await?;
+    }
+    let given = process.next().await?;
+    let keys = process.env("AWS_ACCESS_KEY_ID").is_some();
+    process.respond(&given.request_id, &keys.to_string()).await?;
+    process.hang().await
+}
+
 fn host_with_hooks() -> (Host, Arc<AtomicUsize>) {
     let initialized = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&initialized);
@@ -337,18 +349,7 @@ async fn a_version_that_is_deleted_while_it_is_initialized_is_not_kept() {
 async fn without_snapshots_a_version_is_tried_and_then_initialized_each_time() {
     let initialized = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&initialized);
-    let host = Host::new(patient(), move |mut process: Process| {
-        count.fetch_add(1, Ordering::SeqCst);
-        async move {
-            if process.env("AWS_LAMBDA_INITIALIZATION_TYPE") == Some("snap-start") {
-                process.restore_next().await?;
-            }
-            let given = process.next().await?;
-            let keys = process.env("AWS_ACCESS_KEY_ID").is_some();
-            process.respond(&given.request_id, &keys.to_string()).await?;
-            process.hang().await
-        }
-    });
+    let host = Host::new(patient(), move |process| initialized_each_time(process, Arc::clone(&count)));
     assert!(!host.worker.has_snapshots());
     let spec = versioned(&host, "f");
     assert_eq!(published(&host, &spec).await, Ok(false));
@@ -367,18 +368,7 @@ async fn without_snapshots_a_version_is_tried_and_then_initialized_each_time() {
 async fn a_version_that_cannot_be_kept_is_initialized_at_each_start() {
     let initialized = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&initialized);
-    let host = Host::with_snapshots(patient(), move |mut process: Process| {
-        count.fetch_add(1, Ordering::SeqCst);
-        async move {
-            if process.env("AWS_LAMBDA_INITIALIZATION_TYPE") == Some("snap-start") {
-                process.restore_next().await?;
-            }
-            let given = process.next().await?;
-            let keys = process.env("AWS_ACCESS_KEY_ID").is_some();
-            process.respond(&given.request_id, &keys.to_string()).await?;
-            process.hang().await
-        }
-    });
+    let host = Host::with_snapshots(patient(), move |process| initialized_each_time(process, Arc::clone(&count)));
     host.backend.saved().refuse();
     let spec = versioned(&host, "f");
     // Before it was tried, as after a restart, nobody waits either.
