@@ -130,10 +130,10 @@ impl<K: Clone + PartialEq, T> Stock<K, T> {
         }
     }
 
-    /// When [`Stock::wanted`] has something new to say although nobody has asked for anything.
-    pub fn next_change(&self) -> Option<Instant> {
+    /// When after `now` [`Stock::wanted`] has something new to say although nobody has asked for anything.
+    pub fn next_change(&self, now: Instant) -> Option<Instant> {
         let ages = self.kinds.iter().map(|kind| kind.touched + self.bounds.patience);
-        ages.chain(self.kinds.iter().filter_map(|kind| kind.resting)).min()
+        ages.chain(self.kinds.iter().filter_map(|kind| kind.resting)).filter(|at| *at > now).min()
     }
 
     /// Gives everything up and forgets all kinds.

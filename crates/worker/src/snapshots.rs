@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use sandbox::{KeepError, Kept, ProcessId, Saved, Snapshot, SnapshotError};
 use serde::{Deserialize, Serialize};
 use telemetry::lines::InitType;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use crate::environment::{self, Notice};
 use crate::failure;
@@ -40,6 +40,9 @@ type Admission = dyn Fn(Arc<EnvironmentSpec>) -> Admitted + Send + Sync;
 
 /// Snapshots that are held in memory beside those in use; those on the disk are read again when they are wanted.
 const MAX_IN_MEMORY: usize = 32;
+
+/// Memory that those may take together, in bytes.
+const MAX_BYTES: u64 = 2 << 30;
 
 /// A version's snapshot, and what has to be known to go on from it.
 pub(crate) struct FunctionSnapshot {
@@ -212,11 +215,8 @@ impl Snapshots {
     fn slot(&self, name: &SnapshotName) -> Arc<tokio::sync::Mutex<State>> {
         let last_use = self.uses.fetch_add(1, Ordering::Relaxed);
         let mut slots = self.lock();
-        if slots.len() > MAX_IN_MEMORY && !slots.contains_key(name) {
-            // Those that are being worked on are held by whoever does. What is on the disk is read again.
-            let idle = slots.iter().filter(|(_, slot)| Arc::strong_count(&slot.state) == 1);
-            let oldest = idle.min_by_key(|(_, slot)| slot.last_use).map(|(name, _)| name.clone());
-            oldest.map(|oldest| slots.remove(&oldest));
+        if !slots.contains_key(name) {
+            make_room(&mut slots);
         }
         let new = || Slot { state: Arc::new(tokio::sync::Mutex::new(State::Unknown)), last_use };
         let slot = slots.entry(name.clone()).or_insert_with(new);
@@ -225,11 +225,33 @@ impl Snapshots {
     }
 }
 
+/// Lets those go that were not used for longest, where there are too many or they take too much. What is on the disk is read again.
+fn make_room(slots: &mut HashMap<SnapshotName, Slot>) {
+    let held = slots.iter().filter_map(|(name, slot)| {
+        // Those that are being worked on are held by whoever does, and those without a snapshot take nothing.
+        let state = slot.state.try_lock().ok().filter(|_| Arc::strong_count(&slot.state) == 1)?;
+        let State::Ready(ready) = &*state else { return None };
+        Some((slot.last_use, name.clone(), ready.snapshot.memory_bytes()))
+    });
+    let mut held: Vec<_> = held.collect();
+    held.sort_unstable_by_key(|(last_use, ..)| *last_use);
+    let (mut count, mut bytes) = (held.len(), held.iter().map(|(_, _, bytes)| bytes).sum::<u64>());
+    for (_, name, freed) in held {
+        if count <= MAX_IN_MEMORY && bytes <= MAX_BYTES {
+            break;
+        }
+        slots.remove(&name);
+        count -= 1;
+        bytes -= freed;
+    }
+}
+
 /// Initializes a version and keeps it; true if there is a snapshot now, false where the backend has none and the version has
 /// only been tried.
 async fn take(host: &Arc<Inner>, spec: &Arc<EnvironmentSpec>) -> Result<bool, SnapshotFailure> {
     let Some(name) = spec.snap_start.clone() else { return Ok(false) };
     if !host.backend.snapshots() {
+        let _turn = turn(host, spec).await?;
         return make(host, spec).await.map(|_| false);
     }
     let slot = host.snapshots.slot(&name);
@@ -244,14 +266,7 @@ async fn make_again(
     name: &SnapshotName,
     slot: &tokio::sync::Mutex<State>,
 ) -> Result<bool, SnapshotFailure> {
-    let made = match make(host, spec).await {
-        Ok(Some(made)) => keep(name, &made).await.map(|()| Some(made)),
-        Ok(None) if host.backend.keeps_everything() => {
-            Err(SnapshotFailure::Kept(SnapshotError::Unsupported.to_string()))
-        }
-        Ok(None) => Ok(None),
-        Err(failure) => Err(failure),
-    };
+    let made = make_and_keep(host, spec, name).await;
     let mut state = slot.lock().await;
     if matches!(*state, State::Forgotten) {
         drop(state);
@@ -274,12 +289,33 @@ async fn make_again(
     }
 }
 
+async fn make_and_keep(host: &Arc<Inner>, spec: &Arc<EnvironmentSpec>, name: &SnapshotName) -> Taken {
+    let _turn = turn(host, spec).await?;
+    match make(host, spec).await? {
+        Some(made) => keep(name, &made).await.map(|()| Some(made)),
+        None if host.backend.keeps_everything() => Err(SnapshotFailure::Kept(SnapshotError::Unsupported.to_string())),
+        None => Ok(None),
+    }
+}
+
+/// The right to initialize a version, with a place on the host: until what came of it is kept.
+struct Turn<'a> {
+    _permit: SemaphorePermit<'a>,
+    _place: Option<Box<dyn Send>>,
+}
+
+async fn turn<'a>(host: &'a Inner, spec: &Arc<EnvironmentSpec>) -> Result<Turn<'a>, SnapshotFailure> {
+    // The semaphore is never closed.
+    let permit = host.snapshots.makers.acquire().await.map_err(|_| ended())?;
+    Ok(Turn { _permit: permit, _place: admitted(host, spec).await? })
+}
+
+fn ended() -> SnapshotFailure {
+    SnapshotFailure::Kept("the environment ended while it was being initialized".to_owned())
+}
+
 /// Initializes an environment and has it become a snapshot.
 async fn make(host: &Arc<Inner>, spec: &Arc<EnvironmentSpec>) -> Taken {
-    let ended = || SnapshotFailure::Kept("the environment ended while it was being initialized".to_owned());
-    // The semaphore is never closed.
-    let _permit = host.snapshots.makers.acquire().await.map_err(|_| ended())?;
-    let _place = admitted(host, spec).await?;
     // Unbounded, but an environment says little.
     let (tell, mut notices) = mpsc::unbounded_channel();
     let observer = Box::new(move |notice| drop(tell.send(notice)));
@@ -342,6 +378,7 @@ pub(crate) async fn find(
             None if !host.backend.keeps_everything() => Ok(None),
             None => Err(StartError::SnapshotNotReady),
         },
+        State::Failed(_) if !host.backend.keeps_everything() => Ok(None),
         State::Failed(failure) => Err(StartError::SnapshotLost(failure.to_string())),
     };
     *state = State::Making;
@@ -359,6 +396,15 @@ pub(crate) async fn find(
         }
     });
     answer
+}
+
+/// No environment could go on from a snapshot although one can be initialized: they all are, from here on.
+pub(crate) async fn give_up(host: &Inner, name: &SnapshotName) {
+    let slot = host.snapshots.slot(name);
+    let mut state = slot.lock().await;
+    if matches!(*state, State::Ready(_)) {
+        *state = State::Unkept;
+    }
 }
 
 /// What is on the disk, if it is of use.

@@ -69,7 +69,7 @@ impl Host {
 
     /// Looks again when what is kept has become old, and some of it is given up, or when what could not be made has rested.
     fn grow_old(self: &Arc<Self>) {
-        let Some(at) = self.stock().next_change() else { return };
+        let Some(at) = self.stock().next_change(Instant::now()) else { return };
         let mut ageing = self.ageing();
         if ageing.is_some_and(|sooner| sooner <= at) {
             return;

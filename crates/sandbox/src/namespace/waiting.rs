@@ -114,15 +114,16 @@ impl Waiting {
         };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        self.give(&given, &[theirs.as_fd(), library]).await?;
+        let library = images::again(library)?;
+        self.give(&given, &[theirs.as_fd(), library.as_fd()]).await?;
         Ok((self.process, Some(UnixStream::from_std(ours)?)))
     }
 
     /// Makes it the process of an image.
     pub async fn become_image(mut self, image: BorrowedFd<'_>, library: BorrowedFd<'_>) -> io::Result<Process> {
         // A position of its own: others are reading too.
-        let image: File = images::again(image)?;
-        self.give(&serde_json::json!({ "become": true }), &[image.as_fd(), library]).await?;
+        let (image, library): (File, File) = (images::again(image)?, images::again(library)?);
+        self.give(&serde_json::json!({ "become": true }), &[image.as_fd(), library.as_fd()]).await?;
         let mut word = Vec::new();
         match tokio::time::timeout(PATIENCE, (&mut self.socket).take(MAX_WORD).read_to_end(&mut word)).await {
             Ok(Ok(_)) => {}

@@ -34,11 +34,12 @@ fn goals_double_with_every_miss_and_halve_with_time() {
     fill(&mut stock, start, 1);
     assert_eq!(stock.len(), 4);
 
-    assert_eq!(stock.next_change(), Some(start + 10 * SECOND));
+    assert_eq!(stock.next_change(start), Some(start + 10 * SECOND));
+    assert_eq!(stock.next_change(start + 10 * SECOND), None);
     assert_eq!(fill(&mut stock, start + 9 * SECOND, 1).len(), 0);
     assert_eq!(fill(&mut stock, start + 10 * SECOND, 1).len(), 2);
     assert_eq!(fill(&mut stock, start + 20 * SECOND, 1).len(), 1);
-    assert_eq!((fill(&mut stock, start + 30 * SECOND, 1).len(), stock.len(), stock.next_change()), (1, 0, None));
+    assert_eq!((fill(&mut stock, start + 30 * SECOND, 1).len(), stock.len(), stock.next_change(start)), (1, 0, None));
 }
 
 #[test]
@@ -75,7 +76,7 @@ fn a_kind_that_cannot_be_made_rests() {
     for rest in rests {
         stock.rest(&"bad", now);
         assert_eq!(stock.wanted(now, |_| false).0, None);
-        assert_eq!(stock.next_change(), Some(now + rest));
+        assert_eq!(stock.next_change(now), Some(now + rest));
         now += rest;
         // Nobody has lost interest meanwhile.
         stock.take(&"bad", now);
@@ -85,7 +86,7 @@ fn a_kind_that_cannot_be_made_rests() {
     assert_eq!(stock.put(&"bad", 1, 1), None);
     stock.take(&"bad", now);
     stock.rest(&"bad", now);
-    assert_eq!(stock.next_change(), Some(now + rests[0]));
+    assert_eq!(stock.next_change(now), Some(now + rests[0]));
 }
 
 #[test]
@@ -103,7 +104,7 @@ fn what_is_put_unasked_or_found_dead_comes_back() {
 #[test]
 fn of_size_zero_it_wants_nothing() {
     let (mut stock, now) = (Stock::<_, u32>::new(Bounds { count: 0, ..BOUNDS }), Instant::now());
-    assert_eq!((stock.take(&"a", now), stock.wanted(now, |_| false).0, stock.next_change()), (None, None, None));
+    assert_eq!((stock.take(&"a", now), stock.wanted(now, |_| false).0, stock.next_change(now)), (None, None, None));
 }
 
 #[test]

@@ -49,7 +49,17 @@ pub(super) async fn run(
     let (launched, initialization_type) = match kept {
         None => (launch(&host, &spec, sandbox_id, &log_stream, initialization_type).await, initialization_type),
         Some(name) => match snapshots::find(&host, &spec, name).await {
-            Ok(Some(snapshot)) => (restore(&host, &spec, sandbox_id, &snapshot).await, InitType::SnapStart),
+            Ok(Some(snapshot)) => match restore(&host, &spec, sandbox_id.clone(), &snapshot).await {
+                Err(error) if !host.backend.keeps_everything() => {
+                    tracing::warn!(function = spec.function_name, version = spec.version, %error, "initializing instead");
+                    let launched = launch(&host, &spec, sandbox_id, &log_stream, initialization_type).await;
+                    if launched.is_ok() {
+                        snapshots::give_up(&host, name).await;
+                    }
+                    (launched, initialization_type)
+                }
+                restored => (restored, InitType::SnapStart),
+            },
             Ok(None) => (launch(&host, &spec, sandbox_id, &log_stream, initialization_type).await, initialization_type),
             Err(error) => (Err(error), InitType::SnapStart),
         },

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use guest::runtime::{Remote, Slot, serve_owner};
@@ -66,6 +66,7 @@ pub struct Saved {
     all: Arc<Mutex<All>>,
     damaged: Arc<AtomicBool>,
     refused: Arc<AtomicBool>,
+    failed: Arc<AtomicUsize>,
 }
 
 impl Saved {
@@ -83,13 +84,18 @@ impl Saved {
         self.damaged.store(true, Ordering::SeqCst);
     }
 
-    /// From the beginning, what runs in sandboxes cannot be kept.
+    /// From now on what runs in sandboxes cannot be kept, and nothing goes on from what is.
     pub fn refuse(&self) {
         self.refused.store(true, Ordering::SeqCst);
     }
 
     pub(super) fn refuses(&self) -> bool {
         self.refused.load(Ordering::SeqCst)
+    }
+
+    /// How often nothing went on from a snapshot because it was refused.
+    pub fn failed_restores(&self) -> usize {
+        self.failed.load(Ordering::SeqCst)
     }
 
     /// What is saved now is of another interpreter.
@@ -145,6 +151,11 @@ pub(super) async fn take(mut sandbox: Box<InMemory>) -> Result<Arc<dyn Snapshot>
 impl Snapshot for Model {
     fn restore<'a>(&'a self, spec: SandboxSpec) -> BoxFuture<'a, Result<Restored, CreateError>> {
         Box::pin(async move {
+            if let Some(saved) = self.common.saved.as_ref().filter(|saved| saved.refuses()) {
+                saved.failed.fetch_add(1, Ordering::SeqCst);
+                let source = std::io::ErrorKind::InvalidData.into();
+                return Err(CreateError::Step { step: "go on".to_owned(), source });
+            }
             let again = tokio::time::timeout(super::PATIENCE, self.again(spec)).await;
             let again = again.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
             again.map_err(|source| CreateError::Step { step: "do again what was done".to_owned(), source })

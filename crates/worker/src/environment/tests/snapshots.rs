@@ -365,6 +365,24 @@ async fn without_snapshots_a_version_is_tried_and_then_initialized_each_time() {
 }
 
 #[tokio::test]
+async fn where_nothing_goes_on_from_a_snapshot_environments_are_initialized_instead() {
+    let initialized = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&initialized);
+    let host = Host::with_snapshots(patient(), move |process| initialized_each_time(process, Arc::clone(&count)));
+    let spec = versioned(&host, "f");
+    assert_eq!(published(&host, &spec).await, Ok(true));
+    host.backend.saved().refuse();
+    for start in 2..=3 {
+        let mut observed = Observed::ready(&host, spec.clone()).await;
+        assert_eq!(text(&observed.ask(request("r-1", "1")).await.unwrap()), "true");
+        assert_eq!(initialized.load(Ordering::SeqCst), start);
+    }
+    // The second did not try.
+    assert_eq!(host.backend.saved().failed_restores(), 1);
+    nothing_left(&host).await;
+}
+
+#[tokio::test]
 async fn a_version_that_cannot_be_kept_is_initialized_at_each_start() {
     let initialized = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&initialized);
